@@ -1,0 +1,43 @@
+//! Host memory, any shape and stride. Always batch-invariant: the order of every sum is fixed.
+
+use crate::context::{Context, HOST};
+use crate::cpu::linear;
+use crate::error::Result;
+use crate::linear::{LinearRun, LinearSpec};
+
+use super::{Backend, Linear};
+
+pub struct Cpu;
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn bit(&self) -> u32 {
+        32
+    }
+
+    fn accept(&self, context: &Context, _: &LinearSpec) -> std::result::Result<Box<dyn Linear>, String> {
+        if context.device != HOST {
+            return Err(format!("the context is on device {}", context.device));
+        }
+        Ok(Box::new(CpuLinear))
+    }
+}
+
+struct CpuLinear;
+
+impl Linear for CpuLinear {
+    fn workspace(&self, context: &Context, spec: &LinearSpec, m: usize) -> usize {
+        linear::workspace(&context.engine, spec, m)
+    }
+
+    fn prepare(&self, context: &Context) -> Result<()> {
+        context.prepare()
+    }
+
+    fn run(&self, context: &Context, run: &LinearRun) -> Result<()> {
+        linear::linear(&context.engine, run)
+    }
+}

@@ -1,0 +1,35 @@
+//! The ways to run a linear, in the order in which they are asked. Only this list knows the order.
+
+mod absent;
+mod cpu;
+
+use crate::context::Context;
+use crate::error::Result;
+use crate::linear::{LinearRun, LinearSpec};
+
+/// One way to run a linear.
+pub trait Backend: Sync {
+    fn name(&self) -> &'static str;
+    /// The bit of the C ABI's `fp8rt_backend`.
+    fn bit(&self) -> u32;
+    /// Takes the linear, or says why not.
+    fn accept(&self, context: &Context, spec: &LinearSpec) -> std::result::Result<Box<dyn Linear>, String>;
+}
+
+/// A linear that a backend took.
+pub trait Linear: Send + Sync {
+    /// Bytes that a run of `m` rows needs. Monotone in `m`, a multiple of the workspace alignment.
+    fn workspace(&self, context: &Context, spec: &LinearSpec, m: usize) -> usize;
+    /// Does what a run must not do: loads, starts, allocates.
+    fn prepare(&self, context: &Context) -> Result<()>;
+    fn run(&self, context: &Context, run: &LinearRun) -> Result<()>;
+}
+
+/// Every backend that exists, built or not: a plan says of each why it was passed over.
+pub static BACKENDS: &[&dyn Backend] = &[
+    &absent::Absent { name: "deepgemm", bit: 2, needs: "cuda" },
+    &absent::Absent { name: "cutlass", bit: 4, needs: "cutlass" },
+    &absent::Absent { name: "cublaslt", bit: 8, needs: "cuda" },
+    &absent::Absent { name: "plain", bit: 16, needs: "cuda" },
+    &cpu::Cpu,
+];

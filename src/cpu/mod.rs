@@ -1,0 +1,30 @@
+//! The fast CPU path: SIMD chosen at run time, the context's own threads. Held to `reference` bit for bit.
+
+mod dequantize;
+mod environment;
+mod isa;
+pub mod linear;
+mod quantize;
+mod segment;
+mod threads;
+
+use crate::error::Result;
+
+pub use dequantize::dequantize;
+pub use environment::Environment;
+pub use isa::Isa;
+pub use quantize::quantize;
+pub use threads::Threads;
+
+/// What a host context runs on.
+pub struct Engine {
+    pub isa: Isa,
+    pub threads: Threads,
+}
+
+impl Engine {
+    /// `num_threads` of 0 means as many as this process may use.
+    pub fn new(num_threads: usize) -> Result<Engine> {
+        Ok(Engine { isa: Isa::choose()?, threads: Threads::new(num_threads)? })
+    }
+}

@@ -1,0 +1,196 @@
+//! The drivers over a matrix: which piece of it a task takes, amax before codes while the piece is in the cache.
+
+use std::marker::PhantomData;
+
+use crate::blocks::{BLOCK, PACKED, groups};
+use crate::error::Result;
+use crate::formats::e8m0;
+use crate::quantize::{Health, Quantize, Rule, ScaleRow};
+use crate::recipe::{Factor, ScaleFormat};
+use crate::tensor::Dtype;
+
+use super::Engine;
+use super::isa::Kernel;
+use super::segment::{Bf16, Divided, Element, F16, Given, Multiplied, Scaling, amax, encode, examine};
+
+/// Groups that a piece spans: of a block row of bf16, 128 x 1024 elements are 256 KiB, which the second-level cache
+/// holds between the two passes, read in runs of 2 KiB. A multiple of [`PACKED`], so that no two pieces share a word.
+const PIECE_GROUPS: usize = 8;
+const _: () = assert!(PIECE_GROUPS.is_multiple_of(PACKED));
+
+/// Elements that a task takes at least, so that taking it costs little beside doing it.
+const TASK_ELEMENTS: usize = 64 * 1024;
+
+/// Runs a checked quantization. Equal to `reference::quantize` in every byte.
+pub fn quantize(engine: &Engine, request: &Quantize) -> Result<()> {
+    match request.source.dtype {
+        Dtype::Bf16 => pieces::<Bf16>(engine, request)?,
+        Dtype::F16 => pieces::<F16>(engine, request)?,
+        _ => pieces::<f32>(engine, request)?,
+    }
+    if matches!(request.rule, Rule::Compute(_)) {
+        // SAFETY: the tasks are done, and the caller gave the scales to this call alone.
+        unsafe { request.scales.zero_padding() };
+    }
+    Ok(())
+}
+
+/// The cut of a matrix into pieces: [`PIECE_GROUPS`] groups of one band.
+struct Cut {
+    bands: usize,
+    columns: usize,
+    total: usize,
+    /// Pieces of one task.
+    run: usize,
+}
+
+impl Cut {
+    fn new(request: &Quantize) -> Cut {
+        let source = &request.source;
+        let (bands, columns) = (request.grid.bands(), groups(source.columns()).div_ceil(PIECE_GROUPS));
+        let total = source.experts() * bands * columns;
+        let elements = source.experts() * source.rows() * source.columns();
+        let piece = elements.checked_div(total).unwrap_or(0).max(1);
+        Cut { bands, columns, total, run: (TASK_ELEMENTS / piece).max(1) }
+    }
+}
+
+fn pieces<T: Element>(engine: &Engine, request: &Quantize) -> Result<()> {
+    let cut = Cut::new(request);
+    engine.threads.for_each(cut.total.div_ceil(cut.run), |_, task| {
+        let range = task * cut.run..((task + 1) * cut.run).min(cut.total);
+        let health = engine.isa.run(Pieces::<T> { request, cut: &cut, range, element: PhantomData });
+        if let Some(counters) = request.health {
+            health.add_to(counters);
+        }
+    })
+}
+
+/// Some neighboring pieces.
+struct Pieces<'a, T> {
+    request: &'a Quantize<'a>,
+    cut: &'a Cut,
+    range: std::ops::Range<usize>,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> Kernel for Pieces<'_, T> {
+    type Output = Health;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Health {
+        let mut health = Health::default();
+        for index in self.range.clone() {
+            let (band_of_all, column) = (index / self.cut.columns, index % self.cut.columns);
+            let (expert, band) = (band_of_all / self.cut.bands, band_of_all % self.cut.bands);
+            self.piece(expert, band, column * PIECE_GROUPS, &mut health);
+        }
+        health
+    }
+}
+
+impl<T: Element> Pieces<'_, T> {
+    #[inline(always)]
+    fn piece(&self, expert: usize, band: usize, first: usize, health: &mut Health) {
+        let request = self.request;
+        let rows = request.grid.band(band);
+        let count = (groups(request.source.columns()) - first).min(PIECE_GROUPS);
+        if let Rule::Given = request.rule {
+            for row in rows.begin..rows.end {
+                for group in first..first + count {
+                    let at = ScaleRow { expert, band, row };
+                    // SAFETY: the group lies within the matrix.
+                    let scale = unsafe { request.scales.read(at, group) };
+                    self.run_of_codes(expert, row, group, Given(scale), health);
+                }
+            }
+            return;
+        }
+        let mut largest = [T::Bits::default(); PIECE_GROUPS];
+        for row in rows.begin..rows.end {
+            for (index, largest) in largest[..count].iter_mut().enumerate() {
+                *largest = amax(self.source_run(expert, row, first + index), *largest);
+            }
+        }
+        let mut scales = [0f32; PIECE_GROUPS];
+        let mut factors = [Factor::Divide(0.0); PIECE_GROUPS];
+        for index in 0..count {
+            let at = ScaleRow { expert, band, row: rows.begin };
+            let amax = || T::magnitude_to_f32(largest[index]);
+            // SAFETY: the group lies within the matrix.
+            (scales[index], factors[index]) = unsafe { request.scale(at, first + index, amax) };
+        }
+        self.store_scales(expert, band, first, &scales[..count]);
+        if request.codes.is_none() {
+            return;
+        }
+        for row in rows.begin..rows.end {
+            for (index, factor) in factors[..count].iter().enumerate() {
+                match *factor {
+                    Factor::Divide(scale) => self.run_of_codes(expert, row, first + index, Divided(scale), health),
+                    Factor::Multiply(inverse) => {
+                        self.run_of_codes(expert, row, first + index, Multiplied(inverse), health)
+                    }
+                }
+            }
+        }
+    }
+
+    /// First column and length of a group.
+    #[inline(always)]
+    fn extent(&self, group: usize) -> (usize, usize) {
+        let first = group * BLOCK;
+        (first, (self.request.source.columns() - first).min(BLOCK))
+    }
+
+    #[inline(always)]
+    fn source_run(&self, expert: usize, row: usize, group: usize) -> &[T] {
+        let (first, length) = self.extent(group);
+        // SAFETY: within the matrix, whose dtype chose T; the caller does not write to it during the call.
+        unsafe { self.request.source.run(expert, row, first, length) }
+    }
+
+    #[inline(always)]
+    fn run_of_codes(&self, expert: usize, row: usize, group: usize, scaling: impl Scaling, health: &mut Health) {
+        let Some(codes) = &self.request.codes else { return };
+        let (first, length) = self.extent(group);
+        let source = self.source_run(expert, row, group);
+        // SAFETY: within the matrix; no other task has this group of this row.
+        let codes: &mut [u8] = unsafe { codes.run_mut(expert, row, first, length) };
+        // Full groups, nearly all of them, have a length that the compiler knows.
+        match (<&[T; BLOCK]>::try_from(source), <&mut [u8; BLOCK]>::try_from(&mut *codes)) {
+            (Ok(source), Ok(codes)) => encode(source, scaling, codes),
+            _ => encode(source, scaling, codes),
+        }
+        if self.request.health.is_some() {
+            let counts = examine(source, scaling, codes);
+            health.non_finite += counts.non_finite;
+            health.saturated += counts.saturated;
+            health.became_zero += counts.became_zero;
+            health.became_subnormal += counts.became_subnormal;
+        }
+    }
+
+    /// Writes the scales of neighboring groups of a band.
+    #[inline(always)]
+    fn store_scales(&self, expert: usize, band: usize, first: usize, scales: &[f32]) {
+        let request = self.request;
+        let tensor = &request.scales.tensor;
+        if request.scales.format != ScaleFormat::Ue8m0Packed {
+            for (index, &scale) in scales.iter().enumerate() {
+                // SAFETY: within the scales, which have a row for each band; this task owns these groups.
+                unsafe { tensor.at::<f32>(expert, band, first + index).write(scale) };
+            }
+            return;
+        }
+        let rows = request.grid.band(band);
+        for (index, four) in scales.chunks(PACKED).enumerate() {
+            let byte = |(place, &scale): (usize, &f32)| (e8m0::from_pow2(scale) as u32) << (8 * place);
+            let word = four.iter().enumerate().map(byte).fold(0, |word, byte| word | byte);
+            for row in rows.begin..rows.end {
+                // SAFETY: within the scales, which have a row for each row; a piece begins on a word.
+                unsafe { tensor.at::<u32>(expert, row, first / PACKED + index).write(word) };
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The inner loops: one run of neighboring elements. Plain loops without branches, which the compiler turns into the
+//! vectors of each instruction set.
+
+use crate::formats::{e4m3, half};
+use crate::quantize::Health;
+
+/// A source type, as its bits.
+pub trait Element: Copy + Send + Sync {
+    /// An unsigned integer as wide as the element. Magnitudes order as their bits do.
+    type Bits: Copy + Ord + Default;
+    const INFINITY: Self::Bits;
+
+    fn to_f32(self) -> f32;
+    fn from_f32(x: f32) -> Self;
+    /// The bits without the sign.
+    fn magnitude(self) -> Self::Bits;
+    fn magnitude_to_f32(bits: Self::Bits) -> f32;
+}
+
+/// bfloat16 by its bits.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Bf16(u16);
+
+/// binary16 by its bits.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct F16(u16);
+
+impl Element for Bf16 {
+    type Bits = u16;
+    const INFINITY: u16 = 0x7F80;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        half::bf16_to_f32(self.0)
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> Bf16 {
+        Bf16(half::bf16_from_f32(x))
+    }
+
+    #[inline(always)]
+    fn magnitude(self) -> u16 {
+        self.0 & 0x7FFF
+    }
+
+    #[inline(always)]
+    fn magnitude_to_f32(bits: u16) -> f32 {
+        half::bf16_to_f32(bits)
+    }
+}
+
+impl Element for F16 {
+    type Bits = u16;
+    const INFINITY: u16 = 0x7C00;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        half::f16_to_f32(self.0)
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> F16 {
+        F16(half::f16_from_f32(x))
+    }
+
+    #[inline(always)]
+    fn magnitude(self) -> u16 {
+        self.0 & 0x7FFF
+    }
+
+    #[inline(always)]
+    fn magnitude_to_f32(bits: u16) -> f32 {
+        half::f16_to_f32(bits)
+    }
+}
+
+impl Element for f32 {
+    type Bits = u32;
+    const INFINITY: u32 = 0x7F80_0000;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_f32(x: f32) -> f32 {
+        x
+    }
+
+    #[inline(always)]
+    fn magnitude(self) -> u32 {
+        self.to_bits() & 0x7FFF_FFFF
+    }
+
+    #[inline(always)]
+    fn magnitude_to_f32(bits: u32) -> f32 {
+        f32::from_bits(bits)
+    }
+}
+
+/// Largest finite magnitude of the run, and `so_far`.
+#[inline(always)]
+pub fn amax<T: Element>(run: &[T], so_far: T::Bits) -> T::Bits {
+    run.iter().fold(so_far, |largest, x| {
+        let magnitude = x.magnitude();
+        let finite = if magnitude >= T::INFINITY { T::Bits::default() } else { magnitude };
+        largest.max(finite)
+    })
+}
+
+/// What a run's values are combined with. Two functions and not a match for each element.
+pub trait Scaling: Copy {
+    /// Whether the scale was given, so that values may exceed it.
+    const GIVEN: bool;
+    fn apply(self, x: f32) -> f32;
+}
+
+/// x / s with a scale of the recipe.
+#[derive(Clone, Copy)]
+pub struct Divided(pub f32);
+
+/// x * r.
+#[derive(Clone, Copy)]
+pub struct Multiplied(pub f32);
+
+/// x / s with a scale that the caller gave.
+#[derive(Clone, Copy)]
+pub struct Given(pub f32);
+
+impl Scaling for Divided {
+    const GIVEN: bool = false;
+    #[inline(always)]
+    fn apply(self, x: f32) -> f32 {
+        x / self.0
+    }
+}
+
+impl Scaling for Multiplied {
+    const GIVEN: bool = false;
+    #[inline(always)]
+    fn apply(self, x: f32) -> f32 {
+        x * self.0
+    }
+}
+
+impl Scaling for Given {
+    const GIVEN: bool = true;
+    #[inline(always)]
+    fn apply(self, x: f32) -> f32 {
+        x / self.0
+    }
+}
+
+/// Codes of a run.
+#[inline(always)]
+pub fn encode<T: Element>(run: &[T], scaling: impl Scaling, codes: &mut [u8]) {
+    for (code, x) in codes.iter_mut().zip(run) {
+        *code = e4m3::from_f32(scaling.apply(x.to_f32()));
+    }
+}
+
+/// Counts what [`encode`] did to a run. A run is at most a group, so 32 bits hold its counts.
+#[inline(always)]
+pub fn examine<T: Element, S: Scaling>(run: &[T], scaling: S, codes: &[u8]) -> Health {
+    let (mut non_finite, mut saturated, mut zero, mut subnormal) = (0u32, 0u32, 0u32, 0u32);
+    for (code, x) in codes.iter().zip(run) {
+        let (value, finite) = (x.to_f32(), x.magnitude() < T::INFINITY);
+        let magnitude = code & 0x7F;
+        non_finite += !finite as u32;
+        saturated += (S::GIVEN & finite & (scaling.apply(value).abs() > e4m3::OVERFLOW)) as u32;
+        zero += ((value != 0.0) & (magnitude == 0)) as u32;
+        subnormal += (magnitude.wrapping_sub(1) < 7) as u32;
+    }
+    Health {
+        non_finite: non_finite as u64,
+        saturated: saturated as u64,
+        became_zero: zero as u64,
+        became_subnormal: subnormal as u64,
+    }
+}
+
+/// Values of a run of codes.
+#[inline(always)]
+pub fn decode<T: Element>(codes: &[u8], scale: f32, values: &mut [T]) {
+    for (value, &code) in values.iter_mut().zip(codes) {
+        *value = T::from_f32(e4m3::to_f32(code) * scale);
+    }
+}

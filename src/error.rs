@@ -1,0 +1,48 @@
+//! What went wrong: a kind, which the C ABI maps to a status, and a message for a person.
+
+/// The kinds of failure. Each maps to one status of the C ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    InvalidArgument,
+    NullPointer,
+    Shape,
+    Stride,
+    Alignment,
+    Dtype,
+    Device,
+    Bounds,
+    Overlap,
+    Workspace,
+    StructSize,
+    Unsupported,
+    OutOfMemory,
+    Internal,
+}
+
+/// A failure. The message names the argument and both numbers; the C ABI puts the function's name before it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    pub kind: Kind,
+    pub message: String,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Returns from the function with an [`Error`] of this kind.
+macro_rules! fail {
+    ($kind:ident, $($message:tt)+) => {
+        return Err($crate::error::Error { kind: $crate::error::Kind::$kind, message: format!($($message)+) })
+    };
+}
+
+/// Fails unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $kind:ident, $($message:tt)+) => {
+        if !$condition {
+            $crate::error::fail!($kind, $($message)+);
+        }
+    };
+}
+
+pub(crate) use {ensure, fail};

@@ -1,0 +1,21 @@
+//! The C ABI, and the only `extern "C"` of the crate. No formula here: an entry converts, calls, and reports.
+//!
+//! The conventions that a C reader needs are in `cbindgen.toml`, which puts them at the top of the header.
+
+mod context;
+mod convert;
+mod guard;
+#[cfg(all(test, not(miri)))]
+mod header;
+mod linear;
+mod quantize;
+mod scales;
+mod types;
+mod version;
+
+pub use context::*;
+pub use linear::*;
+pub use quantize::*;
+pub use scales::*;
+pub use types::*;
+pub use version::*;

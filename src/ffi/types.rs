@@ -1,0 +1,269 @@
+//! The plain C types of the interface. Nothing here is trusted: `convert` turns each into a checked value.
+
+// C names, as the header shows them.
+#![allow(non_camel_case_types)]
+
+use std::ffi::{c_char, c_void};
+
+/// What a call returns. 0 is success; a number keeps its meaning for ever.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_status {
+    /// The call was validated and, on a GPU, enqueued.
+    OK = 0,
+    /// A flag, an enumeration or a number is outside what the function takes.
+    INVALID_ARGUMENT = 1,
+    /// A pointer that must not be NULL is.
+    NULL_POINTER = 2,
+    /// A shape does not fit the other arguments.
+    SHAPE = 3,
+    /// A stride is not one that the function takes.
+    STRIDE = 4,
+    /// A pointer or a stride is not aligned as required.
+    ALIGNMENT = 5,
+    /// A tensor has a dtype that the function does not take.
+    DTYPE = 6,
+    /// A tensor is on another device than the context.
+    DEVICE = 7,
+    /// `bytes` of a tensor does not cover its shape and strides.
+    BOUNDS = 8,
+    /// An output overlaps an input or another output.
+    OVERLAP = 9,
+    /// The workspace is missing or too small.
+    WORKSPACE = 10,
+    /// `struct_size` is none that this library knows, or a field that it does not know is not zero.
+    STRUCT_SIZE = 11,
+    /// This build, this device or this shape has no way to do it. The message says which.
+    UNSUPPORTED = 12,
+    /// Called while a graph is captured, without having been prepared before.
+    NOT_PREPARED = 13,
+    /// No CUDA driver, or no such device.
+    NO_DEVICE = 14,
+    /// A GPU context was used in a child process after `fork`.
+    FORKED = 15,
+    /// Host or device memory ran out.
+    OUT_OF_MEMORY = 16,
+    /// CUDA failed; `fp8rt_last_cuda_error` has the number. Outputs are undefined.
+    CUDA_ERROR = 17,
+    /// A fault of this library. The message is worth a report.
+    INTERNAL = 18,
+}
+
+/// Element types.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_dtype {
+    /// bfloat16.
+    BF16 = 1,
+    /// IEEE binary16.
+    F16 = 2,
+    /// IEEE binary32.
+    F32 = 3,
+    /// FP8 E4M3FN: largest value 448, no infinity, NaN 0x7F.
+    E4M3 = 4,
+    /// Four UE8M0 exponents packed into an int32, lowest group in the lowest byte.
+    INT32 = 5,
+}
+
+/// A named formula from amax to scale and codes. The table of formulas is in the README.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_recipe {
+    /// `NEMO_RL` for weights, `VLLM` for activations.
+    DEFAULT = 0,
+    /// vLLM's activation op: scale max(amax, 1e-10) / 448, code x / scale.
+    VLLM = 1,
+    /// DeepGEMM's weight cast on a GPU: scale max(amax, 1e-4) * (1/448), code x * (1 / scale).
+    DEEPGEMM = 2,
+    /// NeMo-RL's weight cast in torch: r = (1 / amax) * 448, scale 1 / r, code x * r.
+    NEMO_RL = 3,
+    /// TransformerEngine's blockwise cast: r = 448 / amax, scale 1 / r, code x * r.
+    TE = 4,
+}
+
+/// How scales are stored.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_scale_format {
+    /// float32, as the recipe gives it.
+    FP32 = 0,
+    /// float32, the smallest power of two that brings amax to 448 or below.
+    POW2 = 1,
+    /// The exponents of POW2, four groups to an int32 `[rows, ceil(K/512)]`, MN-major. What SM100 reads.
+    UE8M0_PACKED = 2,
+}
+
+/// How the scales of activations lie in memory.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_scale_layout {
+    /// Stride (1, c), c a multiple of 4 and at least M: what TMA reads. Rows M to the next multiple of 4 are zeroed.
+    COLUMN_MAJOR = 0,
+    /// Stride (r, 1), r at least ceil(K/128).
+    ROW_MAJOR = 1,
+}
+
+/// Ways to run a linear, as bits, in the order in which they are asked.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_backend {
+    /// DeepGEMM's kernels, compiled ahead of time (Hopper).
+    DEEPGEMM = 2,
+    /// CUTLASS's blockwise-scaled kernels, compiled ahead of time.
+    CUTLASS = 4,
+    /// cuBLASLt, opened at run time.
+    CUBLASLT = 8,
+    /// This library's own kernel for any shape and stride.
+    PLAIN = 16,
+    /// Host memory.
+    CPU = 32,
+}
+
+/// `fp8rt_quantize_desc.flags`: `floor` is set. Without it the recipe's own floor holds.
+pub const FP8RT_QUANTIZE_FLOOR: u32 = 1;
+
+/// `fp8rt_linear_desc.flags`: the bits of a row of y do not depend on M, on other rows, on the tile or on graph capture.
+pub const FP8RT_LINEAR_BATCH_INVARIANT: u32 = 1;
+/// `fp8rt_linear_desc.flags`: `floor` is set. Without it the recipe's own floor holds.
+pub const FP8RT_LINEAR_FLOOR: u32 = 2;
+
+/// Alignment of a workspace, in bytes.
+pub const FP8RT_WORKSPACE_ALIGNMENT: u32 = 256;
+
+/// `fp8rt_log_callback` levels: one line for each decision (FP8RT_VERBOSE=1).
+pub const FP8RT_LOG_INFO: u32 = 1;
+/// `fp8rt_log_callback` levels: something the owner of the process should look at.
+pub const FP8RT_LOG_WARNING: u32 = 2;
+
+/// A strided view of memory that the caller owns.
+///
+/// Unused entries of `shape` and `stride` are ignored. A view without elements may have `data` NULL.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_tensor {
+    /// First element.
+    pub data: *mut c_void,
+    /// Size of the memory from `data` on. No access goes beyond it.
+    pub bytes: u64,
+    /// An `fp8rt_dtype`.
+    pub dtype: u32,
+    /// -1 for host memory, else a CUDA device ordinal.
+    pub device: i32,
+    /// 1, 2 or 3. Rank 3 is `[experts, N, K]`.
+    pub rank: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Extents, outermost first.
+    pub shape: [i64; 3],
+    /// Strides in elements, outermost first.
+    pub stride: [i64; 3],
+}
+
+/// Counters that a quantizing call adds to. For a GPU context the struct lies in device memory. 8-byte aligned.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct fp8rt_health {
+    /// Elements that are NaN or infinite.
+    pub non_finite: u64,
+    /// Finite elements too large for a given scale: |x / scale| > 464, which would round past 448.
+    pub saturated: u64,
+    /// Non-zero elements whose code is zero.
+    pub became_zero: u64,
+    /// Elements whose code is a subnormal of E4M3, magnitude 2^-9 to 7 * 2^-9.
+    pub became_subnormal: u64,
+}
+
+/// Where a context runs. NULL in place of it means a host context with all cores.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_context_desc {
+    /// `sizeof(fp8rt_context_desc)`.
+    pub struct_size: u32,
+    /// 0.
+    pub flags: u32,
+    /// -1 for the host, else a CUDA device ordinal.
+    pub device: i32,
+    /// Threads that the context owns, the caller's not counted; 0: as many as this process may use.
+    pub num_threads: u32,
+}
+
+/// How to quantize. NULL in place of it means every default.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_quantize_desc {
+    /// `sizeof(fp8rt_quantize_desc)`.
+    pub struct_size: u32,
+    /// `FP8RT_QUANTIZE_FLOOR` or 0.
+    pub flags: u32,
+    /// An `fp8rt_recipe`.
+    pub recipe: u32,
+    /// An `fp8rt_scale_format`.
+    pub scale_format: u32,
+    /// Least amax, in the units of the tensor, finite and >= 0. Read only with `FP8RT_QUANTIZE_FLOOR`.
+    pub floor: f32,
+    /// Number of entries of `part_rows`; 0: the weight is one part. Activations have none.
+    pub num_parts: u32,
+    /// Rows of each part of a merged weight, in order; their sum is N. Read during the call only.
+    pub part_rows: *const i64,
+}
+
+/// Everything about a linear but its pointers: y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_linear_desc {
+    /// `sizeof(fp8rt_linear_desc)`.
+    pub struct_size: u32,
+    /// `FP8RT_LINEAR_BATCH_INVARIANT` and `FP8RT_LINEAR_FLOOR`, or 0.
+    pub flags: u32,
+    /// Largest M of any run, >= 0.
+    pub max_m: i64,
+    /// Out features, >= 0.
+    pub n: i64,
+    /// In features, >= 0.
+    pub k: i64,
+    /// dtype of x in `fp8rt_linear`: BF16, F16 or F32.
+    pub input_dtype: u32,
+    /// dtype of y: BF16, F16 or F32.
+    pub output_dtype: u32,
+    /// dtype of the bias: BF16, F16 or F32; 0: no bias.
+    pub bias_dtype: u32,
+    /// An `fp8rt_recipe`, for the activation.
+    pub activation_recipe: u32,
+    /// An `fp8rt_scale_format`, for the activation: FP32 or POW2.
+    pub activation_scale_format: u32,
+    /// An `fp8rt_scale_layout`, for the scales given to `fp8rt_linear_prequantized`.
+    pub activation_scale_layout: u32,
+    /// An `fp8rt_scale_format`, for the weight: FP32 or POW2.
+    pub weight_scale_format: u32,
+    /// Bits of `fp8rt_backend` that may be used; 0: all.
+    pub backends: u32,
+    /// Least amax of a group, finite and >= 0. Read only with `FP8RT_LINEAR_FLOOR`.
+    pub floor: f32,
+    /// Number of entries of `part_rows`; 0: the weight is one part.
+    pub num_parts: u32,
+    /// Rows of each part of a merged weight, in order; their sum is N. Copied by the call.
+    pub part_rows: *const i64,
+    /// Row stride of the codes of x that runs bring, in elements; 0: K. `fp8rt_linear` takes x with any row stride.
+    pub input_stride: i64,
+    /// Row stride of the codes of the weight that runs bring, in elements; 0: K.
+    pub weight_stride: i64,
+    /// Row stride of y that runs bring, in elements; 0: N.
+    pub output_stride: i64,
+}
+
+/// What a plan decided. Set `struct_size` before the call.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_linear_plan_info {
+    /// `sizeof(fp8rt_linear_plan_info)`.
+    pub struct_size: u32,
+    /// The `fp8rt_backend` that was chosen.
+    pub backend: u32,
+    /// Workspace that any M up to `max_m` needs.
+    pub workspace_bytes: u64,
+    /// Largest M of any run.
+    pub max_m: i64,
+}
+
+/// Receives one line, without a newline, valid during the call only. Called on any thread; must not call back.
+pub type fp8rt_log_callback = Option<unsafe extern "C" fn(level: u32, message: *const c_char, user: *mut c_void)>;
