@@ -57,21 +57,21 @@ impl LinearSpec {
 
 /// The activation of a run.
 #[derive(Clone, Copy, Debug)]
-pub enum Input {
+pub enum Input<'a> {
     /// To be quantized by the run.
-    Values(Tensor),
-    Quantized { codes: Tensor, scales: Scales },
+    Values(&'a Tensor),
+    Quantized { codes: &'a Tensor, scales: Scales<'a> },
 }
 
 /// The tensors of a run, unchecked.
-pub struct LinearOperands {
-    pub input: Tensor,
+pub struct LinearOperands<'a> {
+    pub input: &'a Tensor,
     /// `None`: `input` holds values.
-    pub input_scales: Option<Tensor>,
-    pub weight: Tensor,
-    pub weight_scales: Tensor,
-    pub bias: Option<Tensor>,
-    pub output: Tensor,
+    pub input_scales: Option<&'a Tensor>,
+    pub weight: &'a Tensor,
+    pub weight_scales: &'a Tensor,
+    pub bias: Option<&'a Tensor>,
+    pub output: &'a Tensor,
     pub workspace: *mut u8,
     pub workspace_bytes: usize,
 }
@@ -80,21 +80,24 @@ pub struct LinearOperands {
 pub struct LinearRun<'a> {
     pub spec: &'a LinearSpec,
     pub grid: RowGrid<'a>,
-    pub input: Input,
-    pub weight: Tensor,
-    pub weight_scales: Scales,
-    pub bias: Option<Tensor>,
-    pub output: Tensor,
+    pub input: Input<'a>,
+    pub weight: &'a Tensor,
+    pub weight_scales: Scales<'a>,
+    pub bias: Option<&'a Tensor>,
+    pub output: &'a Tensor,
     pub workspace: *mut u8,
 }
 
+// SAFETY: as for `Tensor`: the workspace is an address; what threads do through it is decided where it is dereferenced.
+unsafe impl Sync for LinearRun<'_> {}
+
 /// The weight of a linear, checked against what was planned.
-pub fn check_weight(
+pub fn check_weight<'a>(
     spec: &LinearSpec,
     weight: &Tensor,
-    scales: Tensor,
+    scales: &'a Tensor,
     bias: Option<&Tensor>,
-) -> Result<Scales> {
+) -> Result<Scales<'a>> {
     expect_extents(weight, [("rows", "N", spec.n), ("columns", "K", spec.k)])?;
     weight.expect_dtype(&[Dtype::E4m3])?;
     weight.expect_rows_contiguous()?;
@@ -118,24 +121,24 @@ impl<'a> LinearRun<'a> {
     /// `workspace_bytes` says what a run of M rows needs.
     pub fn new(
         spec: &'a LinearSpec,
-        operands: LinearOperands,
+        operands: LinearOperands<'a>,
         workspace_bytes: impl FnOnce(usize) -> usize,
     ) -> Result<LinearRun<'a>> {
         let LinearOperands { weight, bias, output, .. } = operands;
-        let weight_scales = check_weight(spec, &weight, operands.weight_scales, bias.as_ref())?;
+        let weight_scales = check_weight(spec, weight, operands.weight_scales, bias)?;
         let input = check_input(spec, operands.input, operands.input_scales)?;
         let m = operands.input.rows();
-        expect_extents(&output, [("rows", "M", m), ("columns", "N", spec.n)])?;
+        expect_extents(output, [("rows", "M", m), ("columns", "N", spec.n)])?;
         output.expect_dtype(&[spec.output_dtype])?;
         output.expect_rows_contiguous()?;
-        expect_stride(&output, "output_stride", spec.output_stride)?;
-        let inputs = [Some(&operands.input), operands.input_scales.as_ref(), Some(&weight)];
-        let inputs = inputs.into_iter().chain([Some(&operands.weight_scales), bias.as_ref()]).flatten();
+        expect_stride(output, "output_stride", spec.output_stride)?;
+        let inputs = [Some(operands.input), operands.input_scales, Some(weight), Some(operands.weight_scales), bias];
+        let inputs = inputs.into_iter().flatten();
         for other in inputs.clone() {
             output.expect_apart(other)?;
         }
         let (workspace, given, needed) = (operands.workspace, operands.workspace_bytes, workspace_bytes(m));
-        check_workspace(workspace, given, needed, inputs.chain([&output]))?;
+        check_workspace(workspace, given, needed, inputs.chain([output]))?;
         Ok(LinearRun { spec, grid: spec.grid()?, input, weight, weight_scales, bias, output, workspace })
     }
 
@@ -145,9 +148,9 @@ impl<'a> LinearRun<'a> {
     }
 }
 
-fn check_input(spec: &LinearSpec, input: Tensor, scales: Option<Tensor>) -> Result<Input> {
+fn check_input<'a>(spec: &LinearSpec, input: &'a Tensor, scales: Option<&'a Tensor>) -> Result<Input<'a>> {
     let m = input.rows();
-    expect_extents(&input, [("rows", "M", m), ("columns", "K", spec.k)])?;
+    expect_extents(input, [("rows", "M", m), ("columns", "K", spec.k)])?;
     ensure!(m <= spec.max_m, Shape, "{} has {m} rows, the plan has max_m = {}", input.name, spec.max_m);
     input.expect_rows_contiguous()?;
     let Some(scales) = scales else {
@@ -155,8 +158,8 @@ fn check_input(spec: &LinearSpec, input: Tensor, scales: Option<Tensor>) -> Resu
         return Ok(Input::Values(input));
     };
     input.expect_dtype(&[Dtype::E4m3])?;
-    expect_stride(&input, "input_stride", spec.input_stride)?;
-    let scales = Scales::new(scales, spec.activation_format, &Subject::Activation, &input)?;
+    expect_stride(input, "input_stride", spec.input_stride)?;
+    let scales = Scales::new(scales, spec.activation_format, &Subject::Activation, input)?;
     let (given, planned) = (scales.padded, spec.activation_column_major);
     let name = |column_major| if column_major { "column-major" } else { "row-major" };
     ensure!(

@@ -85,7 +85,7 @@ impl LinearPlan {
     }
 
     /// Checks the weight that runs will bring, and does what a run must not do.
-    pub fn prepare(&self, weight: &Tensor, scales: Tensor, bias: Option<&Tensor>) -> Result<()> {
+    pub fn prepare(&self, weight: &Tensor, scales: &Tensor, bias: Option<&Tensor>) -> Result<()> {
         check_weight(&self.spec, weight, scales, bias)?;
         self.linear.prepare(&self.context)
     }

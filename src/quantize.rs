@@ -66,8 +66,8 @@ impl<'a> Subject<'a> {
 
 /// A scale tensor that fits its matrix.
 #[derive(Clone, Copy, Debug)]
-pub struct Scales {
-    pub tensor: Tensor,
+pub struct Scales<'a> {
+    pub tensor: &'a Tensor,
     pub format: ScaleFormat,
     /// Column-major with rows below the last that must read as zero.
     pub padded: bool,
@@ -81,9 +81,9 @@ pub struct ScaleRow {
     pub row: usize,
 }
 
-impl Scales {
+impl<'a> Scales<'a> {
     /// Checks dtype, shape, strides and bounds against a matrix of these extents.
-    pub fn new(tensor: Tensor, format: ScaleFormat, subject: &Subject, matrix: &Tensor) -> Result<Scales> {
+    pub fn new(tensor: &'a Tensor, format: ScaleFormat, subject: &Subject, matrix: &Tensor) -> Result<Scales<'a>> {
         let packed = format == ScaleFormat::Ue8m0Packed;
         tensor.expect_dtype(if packed { &[Dtype::Int32] } else { &[Dtype::F32] })?;
         tensor.expect_rank(matrix.rank)?;
@@ -112,7 +112,7 @@ impl Scales {
             (false, Subject::Weight { .. }) => false,
             (false, Subject::Activation) if tensor.stride[2] == 1 => false,
             _ => {
-                expect_aligned_columns(&tensor)?;
+                expect_aligned_columns(tensor)?;
                 true
             }
         };
@@ -181,10 +181,10 @@ pub enum Rule {
 
 /// A checked quantization.
 pub struct Quantize<'a> {
-    pub source: Tensor,
+    pub source: &'a Tensor,
     /// `None`: only the scales are wanted.
-    pub codes: Option<Tensor>,
-    pub scales: Scales,
+    pub codes: Option<&'a Tensor>,
+    pub scales: Scales<'a>,
     pub rule: Rule,
     pub grid: RowGrid<'a>,
     pub health: Option<&'a HealthCounters>,
@@ -192,13 +192,14 @@ pub struct Quantize<'a> {
 
 /// A checked dequantization.
 pub struct Dequantize<'a> {
-    pub codes: Tensor,
-    pub scales: Scales,
-    pub output: Tensor,
+    pub codes: &'a Tensor,
+    pub scales: Scales<'a>,
+    pub output: &'a Tensor,
     pub grid: RowGrid<'a>,
 }
 
 /// Checks of one matrix of values or codes.
+#[inline]
 fn expect_matrix(tensor: &Tensor, subject: &Subject, dtypes: &[Dtype]) -> Result<()> {
     tensor.expect_dtype(dtypes)?;
     match subject {
@@ -211,6 +212,7 @@ fn expect_matrix(tensor: &Tensor, subject: &Subject, dtypes: &[Dtype]) -> Result
     tensor.expect_rows_contiguous()
 }
 
+#[inline]
 fn expect_same_shape(tensor: &Tensor, other: &Tensor) -> Result<()> {
     let shown = |t: &Tensor| format!("{:?}", &t.shape[3 - t.rank..]);
     ensure!(
@@ -226,38 +228,39 @@ fn expect_same_shape(tensor: &Tensor, other: &Tensor) -> Result<()> {
 }
 
 /// The tensors of a quantization, unchecked.
-pub struct Operands {
-    pub source: Tensor,
-    pub codes: Option<Tensor>,
-    pub scales: Tensor,
+pub struct Operands<'a> {
+    pub source: &'a Tensor,
+    pub codes: Option<&'a Tensor>,
+    pub scales: &'a Tensor,
 }
 
 impl<'a> Quantize<'a> {
+    #[inline]
     pub fn new(
         subject: Subject<'a>,
-        operands: Operands,
+        operands: Operands<'a>,
         format: ScaleFormat,
         rule: Rule,
         health: Option<&'a HealthCounters>,
     ) -> Result<Quantize<'a>> {
         let Operands { source, codes, scales } = operands;
-        expect_matrix(&source, &subject, FLOATS)?;
-        if let Some(codes) = &codes {
+        expect_matrix(source, &subject, FLOATS)?;
+        if let Some(codes) = codes {
             expect_matrix(codes, &subject, &[Dtype::E4m3])?;
-            expect_same_shape(codes, &source)?;
+            expect_same_shape(codes, source)?;
         }
-        let scales = Scales::new(scales, format, &subject, &source)?;
+        let scales = Scales::new(scales, format, &subject, source)?;
         let writes_scales = matches!(rule, Rule::Compute(_));
-        if let Some(codes) = &codes {
-            codes.expect_apart(&source)?;
-            codes.expect_apart(&scales.tensor)?;
+        if let Some(codes) = codes {
+            codes.expect_apart(source)?;
+            codes.expect_apart(scales.tensor)?;
         }
         if writes_scales {
-            scales.tensor.expect_apart(&source)?;
+            scales.tensor.expect_apart(source)?;
         }
         if let Some(health) = health {
             let (address, bytes) = (health.as_ptr() as usize, size_of::<HealthCounters>());
-            for tensor in [Some(&source), codes.as_ref(), Some(&scales.tensor)].into_iter().flatten() {
+            for tensor in [Some(source), codes, Some(scales.tensor)].into_iter().flatten() {
                 tensor.expect_apart_from_memory("health", address, bytes)?;
             }
         }
@@ -285,17 +288,17 @@ impl<'a> Quantize<'a> {
 impl<'a> Dequantize<'a> {
     pub fn new(
         subject: Subject<'a>,
-        codes: Tensor,
-        scales: Tensor,
+        codes: &'a Tensor,
+        scales: &'a Tensor,
         format: ScaleFormat,
-        output: Tensor,
+        output: &'a Tensor,
     ) -> Result<Dequantize<'a>> {
-        expect_matrix(&codes, &subject, &[Dtype::E4m3])?;
-        expect_matrix(&output, &subject, FLOATS)?;
-        expect_same_shape(&output, &codes)?;
-        let scales = Scales::new(scales, format, &subject, &codes)?;
-        output.expect_apart(&codes)?;
-        output.expect_apart(&scales.tensor)?;
+        expect_matrix(codes, &subject, &[Dtype::E4m3])?;
+        expect_matrix(output, &subject, FLOATS)?;
+        expect_same_shape(output, codes)?;
+        let scales = Scales::new(scales, format, &subject, codes)?;
+        output.expect_apart(codes)?;
+        output.expect_apart(scales.tensor)?;
         let grid = subject.grid(codes.rows())?;
         Ok(Dequantize { codes, scales, output, grid })
     }

@@ -40,14 +40,14 @@ pub const FLOATS: &[Dtype] = &[Dtype::Bf16, Dtype::F16, Dtype::F32];
 
 /// What a caller says about a tensor, unchecked.
 #[derive(Clone, Copy, Debug)]
-pub struct Description {
+pub struct Description<'a> {
     pub data: *mut u8,
     pub bytes: u64,
     pub dtype: Dtype,
     pub device: i32,
     pub rank: u32,
-    pub shape: [i64; 3],
-    pub stride: [i64; 3],
+    pub shape: &'a [i64; 3],
+    pub stride: &'a [i64; 3],
 }
 
 /// A view whose every element lies within the memory that the caller named. Leading dimensions that a lower rank lacks
@@ -63,6 +63,8 @@ pub struct Tensor {
     pub stride: [usize; 3],
     data: *mut u8,
     bytes: usize,
+    /// Bytes from the first element to the end of the last; 0 if there are none.
+    span: usize,
 }
 
 // SAFETY: a tensor is an address with its bounds; what threads do through it is decided where it is dereferenced.
@@ -72,33 +74,39 @@ unsafe impl Sync for Tensor {}
 
 impl Tensor {
     /// Checks rank, extents, strides, alignment, NULL and bounds.
+    #[inline(always)]
     pub fn new(name: &'static str, description: &Description) -> Result<Tensor> {
         let Description { data, bytes, dtype, device, rank, .. } = *description;
         ensure!((1..=3).contains(&rank), Shape, "{name} has rank {rank}, must be 1, 2 or 3");
-        let (mut shape, mut stride) = ([1; 3], [0; 3]);
         let lead = 3 - rank as usize;
-        for axis in 0..rank as usize {
-            let (extent, step) = (description.shape[axis], description.stride[axis]);
-            ensure!(extent >= 0, Shape, "{name} has shape[{axis}] = {extent}, must be at least 0");
-            ensure!(step >= 0 || extent <= 1, Stride, "{name} has stride[{axis}] = {step}, must be at least 0");
-            shape[lead + axis] = extent as usize;
+        let axis = |axis: usize| -> Result<(usize, usize)> {
+            if axis < lead {
+                return Ok((1, 0));
+            }
+            let shown = axis - lead;
+            let (extent, step) = (description.shape[shown], description.stride[shown]);
+            ensure!(extent >= 0, Shape, "{name} has shape[{shown}] = {extent}, must be at least 0");
+            ensure!(step >= 0 || extent <= 1, Stride, "{name} has stride[{shown}] = {step}, must be at least 0");
             // The stride of an extent of 1 never takes effect, so it may be anything.
-            stride[lead + axis] = step.max(0) as usize;
-        }
+            Ok((extent as usize, step.max(0) as usize))
+        };
+        let (experts, rows, columns) = (axis(0)?, axis(1)?, axis(2)?);
+        let (shape, stride) = ([experts.0, rows.0, columns.0], [experts.1, rows.1, columns.1]);
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let tensor = Tensor { name, dtype, device, rank: rank as usize, shape, stride, data, bytes };
-        tensor.check_memory()?;
+        let Some(span) = span(shape, stride, dtype.bytes()) else {
+            fail!(Bounds, "{name} spans more bytes than the address space has")
+        };
+        let tensor = Tensor { name, dtype, device, rank: rank as usize, shape, stride, data, bytes, span };
+        if span > 0 {
+            tensor.check_memory()?;
+        }
         Ok(tensor)
     }
 
+    #[inline]
     fn check_memory(&self) -> Result<()> {
-        let name = self.name;
-        let Some(span) = self.span() else { fail!(Bounds, "{name} spans more bytes than the address space has") };
-        if span == 0 {
-            return Ok(());
-        }
+        let (name, span, size) = (self.name, self.span, self.dtype.bytes());
         ensure!(!self.data.is_null(), NullPointer, "{name} has data NULL and {} elements", self.elements());
-        let size = self.dtype.bytes();
         let address = self.data as usize;
         ensure!(
             address.is_multiple_of(size),
@@ -111,25 +119,12 @@ impl Tensor {
         Ok(())
     }
 
-    /// Bytes from the first element to the end of the last; `None` if that overflows.
-    fn span(&self) -> Option<usize> {
-        if self.is_empty() {
-            return Some(0);
-        }
-        let mut last = 0usize;
-        for axis in 0..3 {
-            last = last.checked_add((self.shape[axis] - 1).checked_mul(self.stride[axis])?)?;
-        }
-        let span = last.checked_add(1)?.checked_mul(self.dtype.bytes())?;
-        (span <= isize::MAX as usize).then_some(span)
-    }
-
     fn elements(&self) -> u128 {
         self.shape.iter().map(|&extent| extent as u128).product()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.shape.contains(&0)
+        self.span == 0
     }
 
     /// Number of experts.
@@ -147,6 +142,7 @@ impl Tensor {
         self.shape[2]
     }
 
+    #[inline]
     pub fn expect_dtype(&self, allowed: &[Dtype]) -> Result<()> {
         if allowed.contains(&self.dtype) {
             return Ok(());
@@ -155,17 +151,20 @@ impl Tensor {
         fail!(Dtype, "{} has dtype {}, must be {}", self.name, self.dtype, names.join(" or "))
     }
 
+    #[inline]
     pub fn expect_device(&self, device: i32) -> Result<()> {
         ensure!(self.device == device, Device, "{} is on device {}, the context on {device}", self.name, self.device);
         Ok(())
     }
 
+    #[inline]
     pub fn expect_rank(&self, rank: usize) -> Result<()> {
         ensure!(self.rank == rank, Shape, "{} has rank {}, must be {rank}", self.name, self.rank);
         Ok(())
     }
 
     /// Elements of a row must be neighbors, and rows must not overlap.
+    #[inline]
     pub fn expect_rows_contiguous(&self) -> Result<()> {
         let axis = self.rank - 1;
         ensure!(
@@ -179,21 +178,24 @@ impl Tensor {
     }
 
     /// No two elements may share memory. Sufficient: each stride exceeds the span of all smaller ones.
+    #[inline]
     pub fn expect_no_self_overlap(&self) -> Result<()> {
-        if self.is_empty() {
-            return Ok(());
-        }
-        let mut axes: Vec<usize> = (0..3).filter(|&axis| self.shape[axis] > 1).collect();
-        axes.sort_by_key(|&axis| self.stride[axis]);
+        let one_matrix = self.experts() == 1 && (self.stride[2] == 1 || self.columns() == 1);
+        let apart = one_matrix && (self.rows() <= 1 || self.stride[1] >= self.columns());
+        if self.is_empty() || apart { Ok(()) } else { self.check_strides() }
+    }
+
+    fn check_strides(&self) -> Result<()> {
+        let mut axes = [0, 1, 2];
+        axes.sort_unstable_by_key(|&axis| self.stride[axis]);
         let mut span = 1;
-        for axis in axes {
-            let shown = axis + self.rank - 3;
-            let step = self.stride[axis];
+        for axis in axes.into_iter().filter(|&axis| self.shape[axis] > 1) {
+            let (name, step) = (self.name, self.stride[axis]);
             ensure!(
                 step >= span,
                 Stride,
-                "{} has stride[{shown}] = {step}, its elements overlap below {span}",
-                self.name
+                "{name} has stride[{}] = {step}, its elements overlap below {span}",
+                axis + self.rank - 3
             );
             span += (self.shape[axis] - 1) * step;
         }
@@ -201,12 +203,11 @@ impl Tensor {
     }
 
     /// Fails if this output shares an element's memory with `other`.
+    #[inline]
     pub fn expect_apart(&self, other: &Tensor) -> Result<()> {
-        if self.is_empty() || other.is_empty() || self.device != other.device {
-            return Ok(());
-        }
         let (a, b) = (self.range(), other.range());
-        if a.0 >= b.1 || b.0 >= a.1 || self.interleaves(other) {
+        let apart = a.0 >= b.1 || b.0 >= a.1 || self.is_empty() || other.is_empty() || self.device != other.device;
+        if apart || self.interleaves(other) {
             return Ok(());
         }
         let shared = a.1.min(b.1) - a.0.max(b.0);
@@ -214,6 +215,7 @@ impl Tensor {
     }
 
     /// Fails if `bytes` of memory at `address` touch this tensor.
+    #[inline]
     pub fn expect_apart_from_memory(&self, name: &str, address: usize, bytes: usize) -> Result<()> {
         let (begin, end) = self.range();
         let apart = self.is_empty() || bytes == 0 || begin >= address + bytes || address >= end;
@@ -236,7 +238,7 @@ impl Tensor {
 
     fn range(&self) -> (usize, usize) {
         let begin = self.data as usize;
-        (begin, begin + self.span().unwrap_or(0))
+        (begin, begin.wrapping_add(self.span))
     }
 
     /// Address of an element.
@@ -290,19 +292,33 @@ impl Tensor {
     }
 }
 
+/// Bytes from the first element to the end of the last; `None` if that overflows.
+#[inline]
+fn span(shape: [usize; 3], stride: [usize; 3], size: usize) -> Option<usize> {
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    let mut last = 0usize;
+    for axis in 0..3 {
+        last = last.checked_add((shape[axis] - 1).checked_mul(stride[axis])?)?;
+    }
+    let span = last.checked_add(1)?.checked_mul(size)?;
+    (span <= isize::MAX as usize).then_some(span)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Kind;
 
-    fn describe(data: *mut u8, bytes: u64, dtype: Dtype, shape: &[i64], stride: &[i64]) -> Description {
+    fn describe(data: *mut u8, bytes: u64, dtype: Dtype, shape: &[i64], stride: &[i64]) -> Result<Tensor> {
         let pad = |values: &[i64]| std::array::from_fn(|axis| values.get(axis).copied().unwrap_or(0));
-        let (shape, stride, rank) = (pad(shape), pad(stride), shape.len() as u32);
-        Description { data, bytes, dtype, device: -1, rank, shape, stride }
+        let (shape, stride, rank) = (&pad(shape), &pad(stride), shape.len() as u32);
+        Tensor::new("x", &Description { data, bytes, dtype, device: -1, rank, shape, stride })
     }
 
     fn tensor(data: &mut [u32], dtype: Dtype, shape: &[i64], stride: &[i64]) -> Result<Tensor> {
-        Tensor::new("x", &describe(data.as_mut_ptr().cast(), data.len() as u64 * 4, dtype, shape, stride))
+        describe(data.as_mut_ptr().cast(), data.len() as u64 * 4, dtype, shape, stride)
     }
 
     #[test]
@@ -328,12 +344,12 @@ mod tests {
 
     #[test]
     fn null_and_misaligned_data_are_refused() {
-        let null = describe(std::ptr::null_mut(), 64, Dtype::F32, &[2, 2], &[2, 1]);
-        assert_eq!(Tensor::new("x", &null).unwrap_err().kind, Kind::NullPointer);
-        assert!(Tensor::new("x", &Description { shape: [0, 2, 0], ..null }).is_ok());
+        let null = |shape| describe(std::ptr::null_mut(), 64, Dtype::F32, shape, &[2, 1]);
+        assert_eq!(null(&[2, 2]).unwrap_err().kind, Kind::NullPointer);
+        assert!(null(&[0, 2]).is_ok());
         let mut data = [0u32; 8];
         let odd = describe(data.as_mut_ptr().cast::<u8>().wrapping_add(1), 16, Dtype::F32, &[2, 2], &[2, 1]);
-        assert_eq!(Tensor::new("x", &odd).unwrap_err().kind, Kind::Alignment);
+        assert_eq!(odd.unwrap_err().kind, Kind::Alignment);
     }
 
     #[test]
@@ -342,7 +358,7 @@ mod tests {
         let base = data.as_mut_ptr();
         let window = |column: usize, width: i64| {
             let data = base.wrapping_add(column).cast();
-            Tensor::new("x", &describe(data, 4 * (64 - column as u64), Dtype::F32, &[4, width], &[16, 1])).unwrap()
+            describe(data, 4 * (64 - column as u64), Dtype::F32, &[4, width], &[16, 1]).unwrap()
         };
         assert!(window(0, 8).expect_apart(&window(8, 8)).is_ok());
         assert!(window(8, 8).expect_apart(&window(0, 8)).is_ok());

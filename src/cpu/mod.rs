@@ -6,6 +6,8 @@ mod isa;
 pub mod linear;
 mod quantize;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use crate::error::Result;

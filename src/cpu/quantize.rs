@@ -11,15 +11,18 @@ use crate::tensor::Dtype;
 
 use super::Engine;
 use super::isa::Kernel;
-use super::segment::{Bf16, Divided, Element, F16, Given, Multiplied, Scaling, amax, encode, examine};
+use super::segment::{Amax, Bf16, Divided, Element, F16, Given, Multiplied, Scaling, encode, examine};
 
 /// Groups that a piece spans: of a block row of bf16, 128 x 1024 elements are 256 KiB, which the second-level cache
 /// holds between the two passes, read in runs of 2 KiB. A multiple of [`PACKED`], so that no two pieces share a word.
-const PIECE_GROUPS: usize = 8;
+const PIECE_GROUPS: usize = 4;
 const _: () = assert!(PIECE_GROUPS.is_multiple_of(PACKED));
 
+/// Bytes that memory is fetched in.
+const CACHE_LINE: usize = 64;
+
 /// Elements that a task takes at least, so that taking it costs little beside doing it.
-const TASK_ELEMENTS: usize = 64 * 1024;
+const TASK_ELEMENTS: usize = 512 * 1024;
 
 /// Runs a checked quantization. Equal to `reference::quantize` in every byte.
 pub fn quantize(engine: &Engine, request: &Quantize) -> Result<()> {
@@ -66,6 +69,19 @@ fn pieces<T: Element>(engine: &Engine, request: &Quantize) -> Result<()> {
     })
 }
 
+/// Asks for the memory at an address, where the architecture has a stable way to say so.
+#[inline(always)]
+fn prefetch<T>(address: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a hint; it faults on no address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}
+
 /// Some neighboring pieces.
 struct Pieces<'a, T> {
     request: &'a Quantize<'a>,
@@ -81,17 +97,33 @@ impl<T: Element> Kernel for Pieces<'_, T> {
     fn run<const FMA: bool>(self) -> Health {
         let mut health = Health::default();
         for index in self.range.clone() {
-            let (band_of_all, column) = (index / self.cut.columns, index % self.cut.columns);
-            let (expert, band) = (band_of_all / self.cut.bands, band_of_all % self.cut.bands);
-            self.piece(expert, band, column * PIECE_GROUPS, &mut health);
+            let next = (index + 1 < self.range.end).then(|| self.place(index + 1));
+            self.piece(self.place(index), next, &mut health);
         }
         health
     }
 }
 
+/// Where a piece lies.
+#[derive(Clone, Copy)]
+struct Place {
+    expert: usize,
+    band: usize,
+    /// First group.
+    first: usize,
+}
+
 impl<T: Element> Pieces<'_, T> {
     #[inline(always)]
-    fn piece(&self, expert: usize, band: usize, first: usize, health: &mut Health) {
+    fn place(&self, index: usize) -> Place {
+        let (band_of_all, column) = (index / self.cut.columns, index % self.cut.columns);
+        let (expert, band) = (band_of_all / self.cut.bands, band_of_all % self.cut.bands);
+        Place { expert, band, first: column * PIECE_GROUPS }
+    }
+
+    #[inline(always)]
+    fn piece(&self, place: Place, next: Option<Place>, health: &mut Health) {
+        let Place { expert, band, first } = place;
         let request = self.request;
         let rows = request.grid.band(band);
         let count = (groups(request.source.columns()) - first).min(PIECE_GROUPS);
@@ -106,25 +138,27 @@ impl<T: Element> Pieces<'_, T> {
             }
             return;
         }
-        let mut largest = [T::Bits::default(); PIECE_GROUPS];
+        let mut amax = [Amax::<T>::new(); PIECE_GROUPS];
         for row in rows.begin..rows.end {
-            for (index, largest) in largest[..count].iter_mut().enumerate() {
-                *largest = amax(self.source_run(expert, row, first + index), *largest);
+            for (index, amax) in amax[..count].iter_mut().enumerate() {
+                amax.add(self.source_run(expert, row, first + index));
             }
         }
         let mut scales = [0f32; PIECE_GROUPS];
         let mut factors = [Factor::Divide(0.0); PIECE_GROUPS];
         for index in 0..count {
             let at = ScaleRow { expert, band, row: rows.begin };
-            let amax = || T::magnitude_to_f32(largest[index]);
             // SAFETY: the group lies within the matrix.
-            (scales[index], factors[index]) = unsafe { request.scale(at, first + index, amax) };
+            (scales[index], factors[index]) = unsafe { request.scale(at, first + index, || amax[index].get()) };
         }
         self.store_scales(expert, band, first, &scales[..count]);
         if request.codes.is_none() {
             return;
         }
         for row in rows.begin..rows.end {
+            if let Some(next) = next {
+                self.fetch(next, row - rows.begin);
+            }
             for (index, factor) in factors[..count].iter().enumerate() {
                 match *factor {
                     Factor::Divide(scale) => self.run_of_codes(expert, row, first + index, Divided(scale), health),
@@ -132,6 +166,20 @@ impl<T: Element> Pieces<'_, T> {
                         self.run_of_codes(expert, row, first + index, Multiplied(inverse), health)
                     }
                 }
+            }
+        }
+    }
+
+    /// Has a row of a piece brought near while this one is encoded, so that its amax does not wait for memory.
+    #[inline(always)]
+    fn fetch(&self, place: Place, row: usize) {
+        let source = &self.request.source;
+        let band = self.request.grid.band(place.band);
+        let columns = place.first * BLOCK..((place.first + PIECE_GROUPS) * BLOCK).min(source.columns());
+        if band.begin + row < band.end {
+            for column in columns.step_by(CACHE_LINE / size_of::<T>()) {
+                // SAFETY: within the matrix.
+                prefetch(unsafe { source.at::<T>(place.expert, band.begin + row, column) });
             }
         }
     }
@@ -157,11 +205,7 @@ impl<T: Element> Pieces<'_, T> {
         let source = self.source_run(expert, row, group);
         // SAFETY: within the matrix; no other task has this group of this row.
         let codes: &mut [u8] = unsafe { codes.run_mut(expert, row, first, length) };
-        // Full groups, nearly all of them, have a length that the compiler knows.
-        match (<&[T; BLOCK]>::try_from(source), <&mut [u8; BLOCK]>::try_from(&mut *codes)) {
-            (Ok(source), Ok(codes)) => encode(source, scaling, codes),
-            _ => encode(source, scaling, codes),
-        }
+        encode(source, scaling, codes);
         if self.request.health.is_some() {
             let counts = examine(source, scaling, codes);
             health.non_finite += counts.non_finite;
@@ -175,7 +219,7 @@ impl<T: Element> Pieces<'_, T> {
     #[inline(always)]
     fn store_scales(&self, expert: usize, band: usize, first: usize, scales: &[f32]) {
         let request = self.request;
-        let tensor = &request.scales.tensor;
+        let tensor = request.scales.tensor;
         if request.scales.format != ScaleFormat::Ue8m0Packed {
             for (index, &scale) in scales.iter().enumerate() {
                 // SAFETY: within the scales, which have a row for each band; this task owns these groups.

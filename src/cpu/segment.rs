@@ -1,6 +1,7 @@
 //! The inner loops: one run of neighboring elements. Plain loops without branches, which the compiler turns into the
 //! vectors of each instruction set.
 
+use crate::blocks::BLOCK;
 use crate::formats::{e4m3, half};
 use crate::quantize::Health;
 
@@ -102,14 +103,64 @@ impl Element for f32 {
     }
 }
 
-/// Largest finite magnitude of the run, and `so_far`.
+/// Magnitudes that are compared side by side: a whole vector of 16-bit elements.
+const LANES: usize = 32;
+
+/// Largest finite magnitudes so far, by lanes, so that rows need no reduction of their own.
+#[derive(Clone, Copy)]
+pub struct Amax<T: Element>([T::Bits; LANES]);
+
+impl<T: Element> Amax<T> {
+    #[inline(always)]
+    pub fn new() -> Amax<T> {
+        Amax([T::Bits::default(); LANES])
+    }
+
+    /// Takes in a run of elements.
+    #[inline(always)]
+    pub fn add(&mut self, run: &[T]) {
+        // Full groups, nearly all of them, have a length that the compiler knows.
+        match <&[T; BLOCK]>::try_from(run) {
+            Ok(run) => self.add_lanes(run),
+            Err(_) => self.add_lanes(run),
+        }
+    }
+
+    #[inline(always)]
+    fn add_lanes(&mut self, run: &[T]) {
+        let mut lanes = self.0;
+        let mut vectors = run.chunks_exact(LANES);
+        for vector in &mut vectors {
+            for lane in 0..LANES {
+                lanes[lane] = lanes[lane].max(finite_magnitude(vector[lane]));
+            }
+        }
+        for (lane, x) in vectors.remainder().iter().enumerate() {
+            lanes[lane] = lanes[lane].max(finite_magnitude(*x));
+        }
+        self.0 = lanes;
+    }
+
+    /// The largest of all, as a number.
+    #[inline(always)]
+    pub fn get(&self) -> f32 {
+        let mut lanes = self.0;
+        let mut width = LANES / 2;
+        while width > 0 {
+            for lane in 0..width {
+                lanes[lane] = lanes[lane].max(lanes[lane + width]);
+            }
+            width /= 2;
+        }
+        T::magnitude_to_f32(lanes[0])
+    }
+}
+
+/// The magnitude of a finite element, zero for the others.
 #[inline(always)]
-pub fn amax<T: Element>(run: &[T], so_far: T::Bits) -> T::Bits {
-    run.iter().fold(so_far, |largest, x| {
-        let magnitude = x.magnitude();
-        let finite = if magnitude >= T::INFINITY { T::Bits::default() } else { magnitude };
-        largest.max(finite)
-    })
+fn finite_magnitude<T: Element>(x: T) -> T::Bits {
+    let magnitude = x.magnitude();
+    if magnitude >= T::INFINITY { T::Bits::default() } else { magnitude }
 }
 
 /// What a run's values are combined with. Two functions and not a match for each element.
@@ -158,6 +209,14 @@ impl Scaling for Given {
 /// Codes of a run.
 #[inline(always)]
 pub fn encode<T: Element>(run: &[T], scaling: impl Scaling, codes: &mut [u8]) {
+    match (<&[T; BLOCK]>::try_from(run), <&mut [u8; BLOCK]>::try_from(&mut *codes)) {
+        (Ok(run), Ok(codes)) => encode_each(run, scaling, codes),
+        _ => encode_each(run, scaling, codes),
+    }
+}
+
+#[inline(always)]
+fn encode_each<T: Element>(run: &[T], scaling: impl Scaling, codes: &mut [u8]) {
     for (code, x) in codes.iter_mut().zip(run) {
         *code = e4m3::from_f32(scaling.apply(x.to_f32()));
     }

@@ -213,6 +213,7 @@ pub unsafe fn part_rows<'a>(pointer: *const i64, count: u32) -> Result<&'a [i64]
 ///
 /// # Safety
 /// NULL or a readable struct; its `data` is valid for `bytes` for the time of the call.
+#[inline]
 pub unsafe fn tensor(context: &Context, pointer: *const fp8rt_tensor, name: &'static str) -> Result<Tensor> {
     // SAFETY: the caller's promise.
     let given = unsafe { required(pointer, name) }?;
@@ -226,8 +227,8 @@ pub unsafe fn tensor(context: &Context, pointer: *const fp8rt_tensor, name: &'st
             dtype,
             device: given.device,
             rank: given.rank,
-            shape: given.shape,
-            stride: given.stride,
+            shape: &given.shape,
+            stride: &given.stride,
         },
     )?;
     tensor.expect_device(context.device)?;

@@ -142,7 +142,7 @@ pub unsafe extern "C" fn fp8rt_linear_plan_prepare(
         let scales = tensor(context, weight_scales, "weight_scales")?;
         let bias = (!bias.is_null()).then(|| tensor(context, bias, "bias")).transpose()?;
         expect_stream(context, stream)?;
-        plan.prepare(&weight, scales, bias.as_ref())
+        plan.prepare(&weight, &scales, bias.as_ref())
     })
 }
 
@@ -211,18 +211,23 @@ impl Operands {
         unsafe {
             let plan = &required(self.plan, "plan")?.0;
             let context = plan.context();
-            let operands = LinearOperands {
-                input: tensor(context, self.x, "x")?,
-                input_scales: self.x_scales.map(|scales| tensor(context, scales, "x_scales")).transpose()?,
-                weight: tensor(context, self.weight, "weight")?,
-                weight_scales: tensor(context, self.weight_scales, "weight_scales")?,
-                bias: (!self.bias.is_null()).then(|| tensor(context, self.bias, "bias")).transpose()?,
-                output: tensor(context, self.y, "y")?,
+            let x = tensor(context, self.x, "x")?;
+            let x_scales = self.x_scales.map(|scales| tensor(context, scales, "x_scales")).transpose()?;
+            let weight = tensor(context, self.weight, "weight")?;
+            let weight_scales = tensor(context, self.weight_scales, "weight_scales")?;
+            let bias = (!self.bias.is_null()).then(|| tensor(context, self.bias, "bias")).transpose()?;
+            let y = tensor(context, self.y, "y")?;
+            expect_stream(context, self.stream)?;
+            plan.run(LinearOperands {
+                input: &x,
+                input_scales: x_scales.as_ref(),
+                weight: &weight,
+                weight_scales: &weight_scales,
+                bias: bias.as_ref(),
+                output: &y,
                 workspace: self.workspace.cast(),
                 workspace_bytes: usize::try_from(self.workspace_bytes).unwrap_or(usize::MAX),
-            };
-            expect_stream(context, self.stream)?;
-            plan.run(operands)
+            })
         }
     }
 }

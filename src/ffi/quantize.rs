@@ -29,11 +29,11 @@ impl Call {
         unsafe {
             let context = shared_context(self.context)?;
             let source = tensor(context, self.source, subject.name())?;
-            let codes = Some(tensor(context, self.codes, "codes")?);
+            let codes = tensor(context, self.codes, "codes")?;
             let scales = tensor(context, self.scales, "scales")?;
             let health = counters(self.health)?;
             expect_stream(context, self.stream)?;
-            let operands = Operands { source, codes, scales };
+            let operands = Operands { source: &source, codes: Some(&codes), scales: &scales };
             context.quantize(&Quantize::new(subject, operands, quantization.format, rule, health)?)
         }
     }
@@ -179,7 +179,7 @@ impl Call {
             let scales = tensor(context, self.scales, "scales")?;
             let output = tensor(context, self.source, subject.name())?;
             expect_stream(context, self.stream)?;
-            context.dequantize(&Dequantize::new(subject, codes, scales, quantization.format, output)?)
+            context.dequantize(&Dequantize::new(subject, &codes, &scales, quantization.format, &output)?)
         }
     }
 }

@@ -126,7 +126,7 @@ unsafe fn compute(
         let source = tensor(context, source, subject.name())?;
         let scales = tensor(context, scales, "scales")?;
         expect_stream(context, stream)?;
-        let operands = Operands { source, codes: None, scales };
+        let operands = Operands { source: &source, codes: None, scales: &scales };
         let rule = Rule::Compute(quantization.formula);
         context.quantize(&Quantize::new(subject, operands, quantization.format, rule, None)?)
     }

@@ -8,7 +8,7 @@ use crate::recipe::ScaleFormat;
 use crate::tensor::{Dtype, Tensor};
 
 /// One element as float32.
-fn load(tensor: &Tensor, expert: usize, row: usize, column: usize) -> f32 {
+pub(super) fn load(tensor: &Tensor, expert: usize, row: usize, column: usize) -> f32 {
     // SAFETY: the loops stay within the shape, and the dtype says what lies there.
     unsafe {
         match tensor.dtype {
@@ -20,7 +20,7 @@ fn load(tensor: &Tensor, expert: usize, row: usize, column: usize) -> f32 {
 }
 
 /// Rounds a float32 to the tensor's dtype and stores it.
-fn store(tensor: &Tensor, expert: usize, row: usize, column: usize, value: f32) {
+pub(super) fn store(tensor: &Tensor, expert: usize, row: usize, column: usize, value: f32) {
     // SAFETY: the loops stay within the shape, and the dtype says what lies there.
     unsafe {
         match tensor.dtype {
@@ -32,7 +32,7 @@ fn store(tensor: &Tensor, expert: usize, row: usize, column: usize, value: f32) 
 }
 
 fn store_scale(request: &Quantize, at: ScaleRow, group: usize, scale: f32) {
-    let tensor = &request.scales.tensor;
+    let tensor = request.scales.tensor;
     // SAFETY: the loops stay within the matrix, whose scales these are.
     unsafe {
         if request.scales.format != ScaleFormat::Ue8m0Packed {

@@ -1,0 +1,181 @@
+// fp8rt for C++17: ownership and exceptions over fp8rt.h, and nothing else.
+//
+//   fp8rt::Context context;                                  // host memory, all cores
+//   fp8rt_tensor weight = fp8rt::tensor(values, FP8RT_DTYPE_BF16, {n, k});
+//   fp8rt_tensor codes = fp8rt::tensor(bytes, FP8RT_DTYPE_E4M3, {n, k});
+//   fp8rt_tensor scales{};
+//   fp8rt::check(fp8rt_weight_scales_layout(nullptr, 0, n, k, &scales));
+//   std::vector<float> storage(scales.bytes / sizeof(float));
+//   scales.data = storage.data();
+//   fp8rt::check(fp8rt_quantize_weight(context.get(), nullptr, &weight, &codes, &scales, nullptr, nullptr));
+//
+// The functions of fp8rt.h are called as they are, through `get()`; `check` turns a status into an exception. The
+// conventions at the top of fp8rt.h hold unchanged.
+
+#ifndef FP8RT_HPP
+#define FP8RT_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "fp8rt.h"
+
+namespace fp8rt {
+
+// A call that failed: its status, and the message that fp8rt_last_error gave.
+class Error : public std::runtime_error {
+ public:
+  Error(fp8rt_status status, const std::string &message) : std::runtime_error(message), status_(status) {}
+
+  fp8rt_status status() const noexcept { return status_; }
+
+ private:
+  fp8rt_status status_;
+};
+
+// Throws what the last call of this thread said, unless it succeeded.
+inline void check(fp8rt_status status) {
+  if (status != FP8RT_STATUS_OK) {
+    throw Error(status, fp8rt_last_error());
+  }
+}
+
+// A view with the strides that you give, in elements, outermost first. `bytes` becomes what shape and strides span; set it
+// to more where the memory holds padding behind the last element. `data` is const because a tensor may be an input.
+// A tensor on a GPU needs its `device` set afterwards.
+inline fp8rt_tensor strided_tensor(const void *data, fp8rt_dtype dtype, std::initializer_list<std::int64_t> shape,
+                                   std::initializer_list<std::int64_t> strides) {
+  if (shape.size() != strides.size() || shape.size() > 3) {
+    throw std::invalid_argument("fp8rt::strided_tensor: as many strides as extents are needed, 3 at most");
+  }
+  fp8rt_tensor view{};
+  view.data = const_cast<void *>(data);
+  view.dtype = dtype;
+  view.device = -1;
+  view.rank = static_cast<std::uint32_t>(shape.size());
+  const std::uint64_t element = dtype == FP8RT_DTYPE_E4M3 ? 1 : dtype == FP8RT_DTYPE_BF16 || dtype == FP8RT_DTYPE_F16 ? 2 : 4;
+  std::uint64_t last = 0;
+  bool empty = false;
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    view.shape[axis] = shape.begin()[axis];
+    view.stride[axis] = strides.begin()[axis];
+    empty = empty || view.shape[axis] <= 0;
+    last += (static_cast<std::uint64_t>(view.shape[axis]) - 1) * static_cast<std::uint64_t>(view.stride[axis]);
+  }
+  view.bytes = empty ? 0 : (last + 1) * element;
+  return view;
+}
+
+// A row-major view: [elements], [rows, columns] or [experts, rows, columns]. `row_stride` is the distance of two rows in
+// elements; 0 means that they follow each other closely.
+inline fp8rt_tensor tensor(const void *data, fp8rt_dtype dtype, std::initializer_list<std::int64_t> shape,
+                           std::int64_t row_stride = 0) {
+  const std::size_t rank = shape.size();
+  const std::int64_t columns = rank == 0 ? 0 : shape.begin()[rank - 1];
+  const std::int64_t row = row_stride == 0 ? columns : row_stride;
+  if (rank == 3) {
+    const auto rows = static_cast<std::uint64_t>(shape.begin()[1]);
+    const auto expert = static_cast<std::int64_t>(rows * static_cast<std::uint64_t>(row));
+    return strided_tensor(data, dtype, shape, {expert, row, 1});
+  }
+  return rank == 2 ? strided_tensor(data, dtype, shape, {row, 1}) : strided_tensor(data, dtype, shape, {1});
+}
+
+// Descriptors with `struct_size` set and every field at its default.
+
+// The host, all cores.
+inline fp8rt_context_desc context_desc() {
+  fp8rt_context_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.device = -1;
+  return desc;
+}
+
+// Recipe DEFAULT, format FP32, one part.
+inline fp8rt_quantize_desc quantize_desc() {
+  fp8rt_quantize_desc desc{};
+  desc.struct_size = sizeof desc;
+  return desc;
+}
+
+// Bf16 in and out, no bias, FP32 scales, one part, any backend. The shape is yours to set.
+inline fp8rt_linear_desc linear_desc() {
+  fp8rt_linear_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.input_dtype = FP8RT_DTYPE_BF16;
+  desc.output_dtype = FP8RT_DTYPE_BF16;
+  return desc;
+}
+
+// Owns a context. Share it by reference between threads; a moved-from one holds nothing.
+class Context {
+ public:
+  Context() : Context(nullptr) {}
+  explicit Context(const fp8rt_context_desc &desc) : Context(&desc) {}
+
+  fp8rt_context *get() const noexcept { return handle_.get(); }
+
+ private:
+  struct Destroy {
+    void operator()(fp8rt_context *handle) const noexcept { fp8rt_context_destroy(handle); }
+  };
+
+  explicit Context(const fp8rt_context_desc *desc) {
+    fp8rt_context *handle = nullptr;
+    check(fp8rt_context_create(desc, &handle));
+    handle_.reset(handle);
+  }
+
+  std::unique_ptr<fp8rt_context, Destroy> handle_;
+};
+
+// Owns the plan of a linear. It may outlive its context.
+class LinearPlan {
+ public:
+  LinearPlan(const Context &context, const fp8rt_linear_desc &desc) {
+    fp8rt_linear_plan *handle = nullptr;
+    check(fp8rt_linear_plan_create(context.get(), &desc, &handle));
+    handle_.reset(handle);
+  }
+
+  fp8rt_linear_plan *get() const noexcept { return handle_.get(); }
+
+  fp8rt_linear_plan_info query() const {
+    fp8rt_linear_plan_info info{};
+    info.struct_size = sizeof info;
+    check(fp8rt_linear_plan_query(get(), &info));
+    return info;
+  }
+
+  // Bytes of workspace for a run of `m` rows.
+  std::uint64_t workspace(std::int64_t m) const {
+    std::uint64_t bytes = 0;
+    check(fp8rt_linear_plan_workspace(get(), m, &bytes));
+    return bytes;
+  }
+
+  // One line for a person: the shape, the backend, and why those before it refused.
+  std::string describe() const {
+    std::uint64_t length = 0;
+    check(fp8rt_linear_plan_describe(get(), nullptr, 0, &length));
+    std::string text(static_cast<std::size_t>(length) + 1, '\0');
+    check(fp8rt_linear_plan_describe(get(), &text[0], text.size(), nullptr));
+    text.resize(static_cast<std::size_t>(length));
+    return text;
+  }
+
+ private:
+  struct Destroy {
+    void operator()(fp8rt_linear_plan *handle) const noexcept { fp8rt_linear_plan_destroy(handle); }
+  };
+
+  std::unique_ptr<fp8rt_linear_plan, Destroy> handle_;
+};
+
+}  // namespace fp8rt
+
+#endif  // FP8RT_HPP
