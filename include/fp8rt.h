@@ -168,7 +168,8 @@ enum fp8rt_scale_format
   FP8RT_SCALE_FORMAT_FP32 = 0,
   // float32, the smallest power of two that brings amax to 448 or below.
   FP8RT_SCALE_FORMAT_POW2 = 1,
-  // The exponents of POW2, four groups to an int32 `[rows, ceil(K/512)]`, MN-major. What SM100 reads.
+  // The exponents of POW2, four groups to an int32 `[rows, ceil(K/512)]`, always column-major with padding as for
+  // activations: see `fp8rt_scale_layout`. A weight has a row of them for each of its N rows. What SM100 reads.
   FP8RT_SCALE_FORMAT_UE8M0_PACKED = 2,
 };
 #ifndef __cplusplus
@@ -318,11 +319,11 @@ typedef struct fp8rt_linear_desc {
   uint32_t bias_dtype;
   // An `fp8rt_recipe`, for the activation.
   uint32_t activation_recipe;
-  // An `fp8rt_scale_format`, for the activation: FP32 or POW2.
+  // An `fp8rt_scale_format`, for the activation.
   uint32_t activation_scale_format;
   // An `fp8rt_scale_layout`, for the scales given to `fp8rt_linear_prequantized`.
   uint32_t activation_scale_layout;
-  // An `fp8rt_scale_format`, for the weight: FP32 or POW2.
+  // An `fp8rt_scale_format`, for the weight.
   uint32_t weight_scale_format;
   // Bits of `fp8rt_backend` that may be used; 0: all.
   uint32_t backends;
@@ -416,7 +417,7 @@ fp8rt_status fp8rt_activation_scales_layout(const struct fp8rt_quantize_desc *de
                                             struct fp8rt_tensor *scales);
 
 // Computes the scales of a weight [N, K] or [experts, N, K] (BF16, F16 or F32, rows of any stride, elements of a row 1
-// apart) and writes them to `scales`, shaped as fp8rt_weight_scales_layout says, with any strides that do not overlap.
+// apart) and writes them to `scales`, of the shape and strides that fp8rt_quantize_weight takes.
 fp8rt_status fp8rt_compute_weight_scales(struct fp8rt_context *context,
                                          const struct fp8rt_quantize_desc *desc,
                                          const struct fp8rt_tensor *weight,
@@ -435,7 +436,8 @@ fp8rt_status fp8rt_compute_activation_scales(struct fp8rt_context *context,
 // Quantizes a weight [N, K] or [experts, N, K] in blocks of 128x128: codes and scales in one pass.
 //
 // `weight`: BF16, F16 or F32; elements of a row 1 apart, rows any stride of at least K. `codes`: E4M3, same shape, own
-// stride. `scales`: as fp8rt_weight_scales_layout says, any strides that do not overlap. A block that hangs over the edge
+// stride. `scales`: as fp8rt_weight_scales_layout says; FP32 and POW2 with any strides that do not overlap, UE8M0_PACKED
+// column-major, whose rows N to ceil4(N) - 1 become zero as far as `bytes` reaches. A block that hangs over the edge
 // sees only the elements that exist. The largest magnitude is taken over finite elements; a NaN becomes code 0x7F for
 // itself alone, an infinity becomes 448 with its sign. Every finite input gives a finite positive scale.
 //

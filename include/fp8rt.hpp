@@ -44,9 +44,9 @@ inline void check(fp8rt_status status) {
   }
 }
 
-// A view with the strides that you give, in elements, outermost first. `bytes` becomes what shape and strides span; set it
-// to more where the memory holds padding behind the last element. `data` is const because a tensor may be an input.
-// A tensor on a GPU needs its `device` set afterwards.
+// A view with the strides that you give, in elements, outermost first. `bytes` becomes what shape and strides span;
+// set it to more where the memory holds padding behind the last element. `data` is const because a tensor may be an
+// input. A tensor on a GPU needs its `device` set afterwards.
 inline fp8rt_tensor strided_tensor(const void *data, fp8rt_dtype dtype, std::initializer_list<std::int64_t> shape,
                                    std::initializer_list<std::int64_t> strides) {
   if (shape.size() != strides.size() || shape.size() > 3) {
@@ -57,7 +57,9 @@ inline fp8rt_tensor strided_tensor(const void *data, fp8rt_dtype dtype, std::ini
   view.dtype = dtype;
   view.device = -1;
   view.rank = static_cast<std::uint32_t>(shape.size());
-  const std::uint64_t element = dtype == FP8RT_DTYPE_E4M3 ? 1 : dtype == FP8RT_DTYPE_BF16 || dtype == FP8RT_DTYPE_F16 ? 2 : 4;
+  const std::uint64_t element = dtype == FP8RT_DTYPE_E4M3                               ? 1
+                                : dtype == FP8RT_DTYPE_BF16 || dtype == FP8RT_DTYPE_F16 ? 2
+                                                                                        : 4;
   std::uint64_t last = 0;
   bool empty = false;
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
@@ -70,8 +72,8 @@ inline fp8rt_tensor strided_tensor(const void *data, fp8rt_dtype dtype, std::ini
   return view;
 }
 
-// A row-major view: [elements], [rows, columns] or [experts, rows, columns]. `row_stride` is the distance of two rows in
-// elements; 0 means that they follow each other closely.
+// A row-major view: [elements], [rows, columns] or [experts, rows, columns]. `row_stride` is the distance of two rows
+// in elements; 0 means that they follow each other closely.
 inline fp8rt_tensor tensor(const void *data, fp8rt_dtype dtype, std::initializer_list<std::int64_t> shape,
                            std::int64_t row_stride = 0) {
   const std::size_t rank = shape.size();

@@ -18,7 +18,10 @@ impl Context {
     pub fn new(device: i32, num_threads: usize) -> Result<Context> {
         ensure!(device >= HOST, InvalidArgument, "device is {device}, must be -1 (host) or a CUDA ordinal");
         if device != HOST {
-            fail!(Unsupported, "device is {device}, this build is for host memory only (built without the feature cuda)");
+            fail!(
+                Unsupported,
+                "device is {device}, this build is for host memory only (built without the feature cuda)"
+            );
         }
         Ok(Context { device, engine: Engine::new(num_threads)? })
     }

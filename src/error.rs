@@ -29,10 +29,18 @@ pub struct Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Makes an error out of line. The text is a closure that owns copies of what it shows: arguments that were formatted in
+/// place would live in memory, and be stored and loaded by every call that does not fail.
+#[cold]
+#[inline(never)]
+pub(crate) fn make(kind: Kind, text: impl FnOnce() -> String) -> Error {
+    Error { kind, message: text() }
+}
+
 /// Returns from the function with an [`Error`] of this kind.
 macro_rules! fail {
     ($kind:ident, $($message:tt)+) => {
-        return Err($crate::error::Error { kind: $crate::error::Kind::$kind, message: format!($($message)+) })
+        return Err($crate::error::make($crate::error::Kind::$kind, move || format!($($message)+)))
     };
 }
 

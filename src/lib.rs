@@ -7,6 +7,7 @@
 //! is what everything else is held to; `ffi` holds no formula and is used by nobody; backends do not know each other.
 
 #![deny(unsafe_op_in_unsafe_fn)]
+#![warn(clippy::undocumented_unsafe_blocks)]
 
 pub mod backend;
 pub mod blocks;

@@ -6,6 +6,9 @@ use crate::quantize::{Scales, Subject};
 use crate::recipe::{Formula, ScaleFormat};
 use crate::tensor::{Dtype, FLOATS, Tensor};
 
+/// No memory holds a larger matrix, and no sum of a few such sizes overflows.
+const MOST_ELEMENTS: usize = 1 << 48;
+
 /// Everything about a linear that is decided before it runs.
 #[derive(Clone, Debug)]
 pub struct LinearSpec {
@@ -47,6 +50,12 @@ impl LinearSpec {
         ] {
             ensure!(stride >= columns, Stride, "{name} is {stride}, must be 0 or at least {letter} = {columns}");
         }
+        for (name, rows, columns) in
+            [("max_m * k", self.max_m, self.k), ("n * k", self.n, self.k), ("max_m * n", self.max_m, self.n)]
+        {
+            let fits = rows.max(1).checked_mul(columns.max(1)).is_some_and(|elements| elements <= MOST_ELEMENTS);
+            ensure!(fits, Shape, "{name} is {rows} * {columns}, at most {MOST_ELEMENTS} elements are taken");
+        }
         self.grid().map(drop)
     }
 
@@ -60,7 +69,10 @@ impl LinearSpec {
 pub enum Input<'a> {
     /// To be quantized by the run.
     Values(&'a Tensor),
-    Quantized { codes: &'a Tensor, scales: Scales<'a> },
+    Quantized {
+        codes: &'a Tensor,
+        scales: Scales<'a>,
+    },
 }
 
 /// The tensors of a run, unchecked.
@@ -163,7 +175,10 @@ fn check_input<'a>(spec: &LinearSpec, input: &'a Tensor, scales: Option<&'a Tens
     let (given, planned) = (scales.padded, spec.activation_column_major);
     let name = |column_major| if column_major { "column-major" } else { "row-major" };
     ensure!(
-        given == planned || spec.activation_format == ScaleFormat::Ue8m0Packed,
+        given == planned
+            || scales.tensor.columns() <= 1
+            || m == 0
+            || spec.activation_format == ScaleFormat::Ue8m0Packed,
         Stride,
         "{} is {}, the plan has activation_scale_layout {}",
         scales.tensor.name,
@@ -186,7 +201,12 @@ fn expect_extents(tensor: &Tensor, extents: [(&str, &str, usize); 2]) -> Result<
 fn expect_stride(tensor: &Tensor, field: &str, planned: usize) -> Result<()> {
     let given = tensor.stride[1];
     let free = tensor.rows() <= 1 || tensor.is_empty();
-    ensure!(free || given == planned, Stride, "{} has row stride {given}, the plan has {field} = {planned}", tensor.name);
+    ensure!(
+        free || given == planned,
+        Stride,
+        "{} has row stride {given}, the plan has {field} = {planned}",
+        tensor.name
+    );
     Ok(())
 }
 

@@ -72,10 +72,7 @@ impl LinearPlan {
     pub fn describe(&self) -> String {
         let LinearSpec { max_m, n, k, input_dtype, output_dtype, .. } = &self.spec;
         let refused = if self.refusals.is_empty() { String::new() } else { format!("; {}", list(&self.refusals)) };
-        format!(
-            "linear M <= {max_m}, N = {n}, K = {k}, {input_dtype} to {output_dtype}: {}{refused}",
-            self.backend
-        )
+        format!("linear M <= {max_m}, N = {n}, K = {k}, {input_dtype} to {output_dtype}: {}{refused}", self.backend)
     }
 
     /// Workspace of a run of `m` rows. Monotone in `m`.

@@ -116,8 +116,17 @@ impl<'a> Scales<'a> {
                 true
             }
         };
-        tensor.expect_no_self_overlap()?;
+        if padded {
+            tensor.padded().expect_no_self_overlap()?
+        } else {
+            tensor.expect_no_self_overlap()?
+        };
         Ok(Scales { tensor, format, padded })
+    }
+
+    /// All that a call which writes the scales writes: the padding too.
+    fn written(&self) -> Tensor {
+        if self.padded { self.tensor.padded() } else { *self.tensor }
     }
 
     /// Zeroes the padding rows of a column-major tensor.
@@ -127,7 +136,7 @@ impl<'a> Scales<'a> {
     pub unsafe fn zero_padding(&self) {
         if self.padded {
             // SAFETY: `new` saw a column stride that covers the padding; the rest is the caller's promise.
-            unsafe { self.tensor.zero_below(aligned_rows(self.tensor.rows())) };
+            unsafe { self.tensor.zero_padding() };
         }
     }
 
@@ -154,12 +163,12 @@ impl<'a> Scales<'a> {
 fn expect_aligned_columns(tensor: &Tensor) -> Result<()> {
     let (name, axis, step) = (tensor.name, tensor.rank - 1, tensor.stride[2]);
     ensure!(
-        tensor.rows() <= 1 || tensor.stride[1] == 1,
+        tensor.rows() <= 1 || tensor.stride[1] == 1 || tensor.is_empty(),
         Stride,
         "{name} has strides {} and {step}, must be row-major (columns 1 apart) or column-major (rows 1 apart)",
         tensor.stride[1]
     );
-    if tensor.columns() > 1 {
+    if tensor.columns() > 1 && !tensor.is_empty() {
         ensure!(
             step.is_multiple_of(4) && step >= tensor.rows(),
             Stride,
@@ -250,17 +259,17 @@ impl<'a> Quantize<'a> {
             expect_same_shape(codes, source)?;
         }
         let scales = Scales::new(scales, format, &subject, source)?;
-        let writes_scales = matches!(rule, Rule::Compute(_));
+        let touched = if matches!(rule, Rule::Compute(_)) { scales.written() } else { *scales.tensor };
         if let Some(codes) = codes {
             codes.expect_apart(source)?;
-            codes.expect_apart(scales.tensor)?;
+            codes.expect_apart(&touched)?;
         }
-        if writes_scales {
-            scales.tensor.expect_apart(source)?;
+        if matches!(rule, Rule::Compute(_)) {
+            touched.expect_apart(source)?;
         }
         if let Some(health) = health {
             let (address, bytes) = (health.as_ptr() as usize, size_of::<HealthCounters>());
-            for tensor in [Some(source), codes, Some(scales.tensor)].into_iter().flatten() {
+            for tensor in [Some(source), codes, Some(&touched)].into_iter().flatten() {
                 tensor.expect_apart_from_memory("health", address, bytes)?;
             }
         }
@@ -319,8 +328,8 @@ impl ScalesLayout {
         let extents = subject.scales_shape(shape, format)?;
         let [experts, rows, columns] = extents;
         let (rows_apart, columns_apart) = if column_major || packed { (1, aligned_rows(rows)) } else { (columns, 1) };
-        let per_expert = (columns.checked_mul(aligned_rows(rows).max(1))).filter(|_| column_major || packed);
-        let per_expert = per_expert.or_else(|| rows.checked_mul(columns));
+        let stored_rows = if column_major || packed { aligned_rows(rows) } else { rows };
+        let per_expert = columns.checked_mul(stored_rows);
         let bytes = per_expert.and_then(|elements| elements.checked_mul(experts)).and_then(|e| e.checked_mul(4));
         let (Some(per_expert), Some(bytes)) = (per_expert, bytes) else {
             fail!(Shape, "the scales of {shape:?} exceed the address space");

@@ -120,7 +120,10 @@ mod tests {
     /// Every exponent with the mantissas where something changes, zero and denormals included.
     fn sweep() -> impl Iterator<Item = f32> {
         let mantissas = [0u32, 1, 0x5F_FFFF, 0x60_0000, 0x60_0001, 0x7F_FFFF];
-        (0..255u32).flat_map(move |e| mantissas.into_iter().map(move |m| f32::from_bits(e << 23 | m)))
+        // An interpreter takes a few exponents, both ends among them.
+        (0..255u32)
+            .step_by(if cfg!(miri) { 127 } else { 1 })
+            .flat_map(move |e| mantissas.into_iter().map(move |m| f32::from_bits(e << 23 | m)))
     }
 
     #[test]

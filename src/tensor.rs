@@ -1,5 +1,6 @@
 //! A checked view of memory that a caller owns: range, strides, dtype, device, overlap.
 
+use crate::blocks::aligned_rows;
 use crate::error::{Result, ensure, fail};
 
 /// Element types that a tensor may have.
@@ -115,7 +116,12 @@ impl Tensor {
             self.dtype
         );
         ensure!(span <= self.bytes, Bounds, "{name} has {} bytes, its shape and strides need {span}", self.bytes);
-        ensure!(address.checked_add(self.bytes).is_some(), Bounds, "{name} has {} bytes, which wraps around", self.bytes);
+        ensure!(
+            address.checked_add(self.bytes).is_some(),
+            Bounds,
+            "{name} has {} bytes, which wraps around",
+            self.bytes
+        );
         Ok(())
     }
 
@@ -273,14 +279,26 @@ impl Tensor {
         unsafe { std::slice::from_raw_parts_mut(self.at::<T>(expert, row, column), length) }
     }
 
-    /// Writes zero to the elements below the last row of each column, down to row `rows`, as far as the memory reaches.
+    /// A column-major tensor with the rows that fill its columns up to a multiple of 4, as far as the memory reaches.
+    pub fn padded(&self) -> Tensor {
+        let mut padded = *self;
+        if !self.is_empty() {
+            padded.shape[1] = aligned_rows(self.rows());
+            padded.stride[1] = 1;
+            let whole = span(padded.shape, padded.stride, self.dtype.bytes()).unwrap_or(usize::MAX);
+            padded.span = whole.min(self.bytes);
+        }
+        padded
+    }
+
+    /// Writes zero to the rows that [`Tensor::padded`] adds.
     ///
     /// # Safety
-    /// The tensor is column-major with a column stride of at least `rows`, and nobody else uses its memory.
-    pub unsafe fn zero_below(&self, rows: usize) {
+    /// The tensor is column-major, its padded form does not overlap itself, and nobody else uses its memory.
+    pub unsafe fn zero_padding(&self) {
         for expert in 0..self.experts() {
             for column in 0..self.columns() {
-                for row in self.rows()..rows {
+                for row in self.rows()..aligned_rows(self.rows()) {
                     let index = expert * self.stride[0] + row + column * self.stride[2];
                     if (index + 1) * self.dtype.bytes() <= self.bytes {
                         // SAFETY: within `bytes`; scales are 4 bytes wide.
@@ -334,7 +352,9 @@ mod tests {
     fn hostile_extents_never_overflow() {
         let mut data = [0u32; 4];
         let big = i64::MAX;
-        for (shape, stride) in [([big, big, big], [big, big, 1]), ([2, 1, 1], [big, 1, 1]), ([1, big, 1], [0, 1 << 62, 1])] {
+        for (shape, stride) in
+            [([big, big, big], [big, big, 1]), ([2, 1, 1], [big, 1, 1]), ([1, big, 1], [0, 1 << 62, 1])]
+        {
             assert_eq!(tensor(&mut data, Dtype::F32, &shape, &stride).unwrap_err().kind, Kind::Bounds);
         }
         assert_eq!(tensor(&mut data, Dtype::F32, &[-1, 1], &[1, 1]).unwrap_err().kind, Kind::Shape);

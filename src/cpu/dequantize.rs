@@ -9,6 +9,7 @@ use crate::tensor::Dtype;
 
 use super::Engine;
 use super::isa::Kernel;
+use super::lanes::Instructions;
 use super::segment::{Bf16, Element, F16, decode};
 
 /// Runs a checked dequantization. Equal to `reference::dequantize` in every byte.
@@ -40,7 +41,7 @@ impl<T: Element> Kernel for Band<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Instructions>(self) {
         let Band { request, expert, band, .. } = self;
         let columns = request.codes.columns();
         let rows = request.grid.band(band);

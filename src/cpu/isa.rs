@@ -5,6 +5,10 @@
 
 use crate::error::{Result, fail};
 
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512};
+use super::lanes::{Baseline, Instructions};
+
 /// An instruction set that this processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
@@ -19,8 +23,7 @@ pub enum Isa {
 /// A loop nest to compile for each instruction set. `run` must be `#[inline(always)]`, and so must all that it calls.
 pub trait Kernel {
     type Output;
-    /// `FMA` says that `mul_add` is one instruction.
-    fn run<const FMA: bool>(self) -> Self::Output;
+    fn run<I: Instructions>(self) -> Self::Output;
 }
 
 impl Isa {
@@ -74,8 +77,7 @@ impl Isa {
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
-            // NEON has a fused multiply-add in its baseline, SSE2 has not.
-            Isa::Baseline => kernel.run::<{ cfg!(target_arch = "aarch64") }>(),
+            Isa::Baseline => kernel.run::<Baseline>(),
             // SAFETY: `available` found these features on this processor.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { run_avx2(kernel) },
@@ -89,11 +91,11 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<true>()
+    kernel.run::<Avx2>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
 fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run::<true>()
+    kernel.run::<Avx512>()
 }

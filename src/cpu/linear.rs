@@ -20,18 +20,17 @@ use crate::linear::{Input, LinearRun, LinearSpec, WORKSPACE_ALIGNMENT};
 use crate::tensor::Dtype;
 
 use super::Engine;
+use super::lanes::LANES;
 use super::segment::{Bf16, F16};
 use activation::Rows;
 use tile::{Tile, TilePlace};
 
-/// Partial sums of one output. Fixed: it is part of the definition of the result.
-pub const LANES: usize = 16;
 /// Rows of x that are worked on at a time: their totals, for a tile of the weight, stay in the second-level cache.
 const CHUNK_ROWS: usize = 64;
 /// Up to this many rows, the weight is decoded in registers.
 const STREAMED_ROWS: usize = 4;
 /// Rows of the weight in one task.
-const TILE_ROWS: usize = 32;
+const TILE_ROWS: usize = 16;
 /// Groups of columns of a panel: 32 x 512 float32 are 64 KiB.
 const PANEL_GROUPS: usize = 4;
 /// Rows of x that one task quantizes.

@@ -3,6 +3,7 @@
 mod dequantize;
 mod environment;
 mod isa;
+mod lanes;
 pub mod linear;
 mod quantize;
 mod segment;

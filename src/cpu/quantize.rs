@@ -11,6 +11,7 @@ use crate::tensor::Dtype;
 
 use super::Engine;
 use super::isa::Kernel;
+use super::lanes::Instructions;
 use super::segment::{Amax, Bf16, Divided, Element, F16, Given, Multiplied, Scaling, encode, examine};
 
 /// Groups that a piece spans: of a block row of bf16, 128 x 1024 elements are 256 KiB, which the second-level cache
@@ -94,7 +95,7 @@ impl<T: Element> Kernel for Pieces<'_, T> {
     type Output = Health;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Health {
+    fn run<I: Instructions>(self) -> Health {
         let mut health = Health::default();
         for index in self.range.clone() {
             let next = (index + 1 < self.range.end).then(|| self.place(index + 1));

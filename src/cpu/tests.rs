@@ -83,6 +83,10 @@ impl Random {
 }
 
 fn engines() -> Vec<Engine> {
+    if cfg!(miri) {
+        // An interpreter has no vectors, and threads have tests of their own.
+        return vec![Engine { isa: Isa::Baseline, threads: Threads::new(1).unwrap() }];
+    }
     let engine = |isa: Isa, count| Engine { isa, threads: Threads::new(count).unwrap() };
     let mut engines: Vec<_> = Isa::available().into_iter().map(|isa| engine(isa, 1)).collect();
     engines.push(engine(*Isa::available().last().unwrap(), 3));
@@ -134,13 +138,18 @@ fn case(subject: Subject<'static>, shape: &[usize], dtype: Dtype, format: ScaleF
     QuantizeCase { subject, source: matrix(dtype), codes: matrix(Dtype::E4m3), scales, format, rule }
 }
 
+/// All; one under an interpreter, where the formulas have tests of their own.
+fn recipes() -> &'static [Recipe] {
+    if cfg!(miri) { &RECIPES[2..3] } else { &RECIPES }
+}
+
 const WEIGHT: Subject = Subject::Weight { part_rows: &[] };
 const MERGED: Subject = Subject::Weight { part_rows: &[100, 0, 33] };
 
 /// Subjects with their shapes; fewer under an interpreter.
 fn shapes() -> Vec<(Subject<'static>, &'static [usize])> {
     if cfg!(miri) {
-        return vec![(WEIGHT, &[3, 130]), (Subject::Activation, &[2, 129])];
+        return vec![(WEIGHT, &[2, 130]), (Subject::Activation, &[2, 5])];
     }
     vec![
         (WEIGHT, &[129, 300]),
@@ -159,8 +168,8 @@ fn quantize_equals_the_oracle() {
     for (subject, shape) in shapes() {
         for dtype in FLOATS {
             for format in FORMATS {
-                for recipe in RECIPES {
-                    let rule = Rule::Compute(Formula::new(recipe, format, None));
+                for recipe in recipes() {
+                    let rule = Rule::Compute(Formula::new(*recipe, format, None));
                     let mut case = case(subject, shape, dtype, format, rule);
                     case.source.fill(|| random.ordinary(dtype));
                     case.compare(&format!("ordinary {shape:?} {dtype} {format:?} {recipe:?}"));
@@ -245,7 +254,7 @@ impl LinearCase {
     fn new(m: usize, n: usize, k: usize, dtype: Dtype, part_rows: &[i64], random: &mut Random) -> LinearCase {
         let formats = [FORMATS[m % 3], FORMATS[n % 2]];
         let output_dtype = FLOATS[(m + n) % 3];
-        let bias_dtype = (k % 2 == 0).then_some(FLOATS[k / 2 % 3]);
+        let bias_dtype = k.is_multiple_of(2).then_some(FLOATS[k / 2 % 3]);
         let spec = LinearSpec {
             max_m: m + 1,
             n,
@@ -328,7 +337,7 @@ impl LinearCase {
 fn linear_equals_the_oracle() {
     let mut random = Random(4);
     let shapes: &[(usize, usize, usize, &[i64])] = if cfg!(miri) {
-        &[(1, 3, 130, &[]), (5, 2, 20, &[])]
+        &[(1, 1, 130, &[]), (5, 2, 3, &[])]
     } else {
         &[
             (1, 130, 300, &[]),

@@ -3,8 +3,9 @@
 use std::num::NonZero;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 
-use crate::error::{Error, Kind, Result, ensure};
+use crate::error::{Result, ensure, fail};
 
 use super::Environment;
 
@@ -29,10 +30,35 @@ fn watch_forks() {
     });
 }
 
-/// A pool, and the process it belongs to: after a fork its threads exist in the parent only.
+/// A pool with its threads, and the process it belongs to: after a fork its threads exist in the parent only.
 struct Pool {
     forks: u64,
     pool: rayon::ThreadPool,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    fn new(forks: u64, count: usize) -> Result<Pool> {
+        let mut handles = Vec::new();
+        let spawn = |thread: rayon::ThreadBuilder| {
+            let builder = std::thread::Builder::new().name(format!("fp8rt-{}", thread.index()));
+            handles.push(builder.spawn(|| thread.run())?);
+            Ok(())
+        };
+        match rayon::ThreadPoolBuilder::new().num_threads(count).spawn_handler(spawn).build() {
+            Ok(pool) => Ok(Pool { forks, pool, handles }),
+            Err(error) => fail!(OutOfMemory, "cannot start {count} threads: {error}"),
+        }
+    }
+
+    /// Ends the threads, and returns when they are gone.
+    fn end(self) {
+        drop(self.pool);
+        for handle in self.handles {
+            // A thread of a pool carries panics to the caller and never ends by one.
+            let _ = handle.join();
+        }
+    }
 }
 
 /// A number of threads, started by the first work that needs them, and again in a forked child.
@@ -96,7 +122,7 @@ impl Threads {
         {
             return Ok(&pool.pool);
         }
-        let built = Box::into_raw(Box::new(Pool { forks, pool: build(self.count)? }));
+        let built = Box::into_raw(Box::new(Pool::new(forks, self.count)?));
         // A pool from before a fork is leaked: its threads are gone, so it can be neither stopped nor joined.
         match self.pool.compare_exchange(current, built, Ordering::AcqRel, Ordering::Acquire) {
             // SAFETY: published just now.
@@ -104,20 +130,12 @@ impl Threads {
             Err(other) => {
                 // SAFETY: `built` was never published; `other` was, by a thread that came first.
                 unsafe {
-                    drop(Box::from_raw(built));
+                    Box::from_raw(built).end();
                     Ok(&(*other).pool)
                 }
             }
         }
     }
-}
-
-fn build(count: usize) -> Result<rayon::ThreadPool> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|index| format!("fp8rt-{index}"));
-    builder.build().map_err(|error| Error {
-        kind: Kind::OutOfMemory,
-        message: format!("cannot start {count} threads: {error}"),
-    })
 }
 
 impl Drop for Threads {
@@ -126,7 +144,7 @@ impl Drop for Threads {
         // SAFETY: nobody runs any more; a pool of the process before a fork is left alone.
         unsafe {
             if !pool.is_null() && (*pool).forks == FORKS.load(Ordering::Relaxed) {
-                drop(Box::from_raw(pool));
+                Box::from_raw(pool).end();
             }
         }
     }

@@ -65,7 +65,11 @@ pub fn extent(value: i64, name: &str) -> Result<usize> {
 
 fn expect_aligned<T>(pointer: *const T, name: &str) -> Result<()> {
     let (address, align) = (pointer as usize, align_of::<T>());
-    ensure!(address.is_multiple_of(align), Alignment, "{name} is at address {address:#x}, needs {align}-byte alignment");
+    ensure!(
+        address.is_multiple_of(align),
+        Alignment,
+        "{name} is at address {address:#x}, needs {align}-byte alignment"
+    );
     Ok(())
 }
 
@@ -76,8 +80,9 @@ fn expect_aligned<T>(pointer: *const T, name: &str) -> Result<()> {
 unsafe fn struct_size<T: Descriptor>(pointer: *const T, name: &str) -> Result<usize> {
     // SAFETY: the first field of every descriptor.
     let size = unsafe { pointer.cast::<u32>().read() } as usize;
+    // Any true size is a multiple of the alignment, so none ends inside a pointer.
     ensure!(
-        (4..=LONGEST_DESCRIPTOR).contains(&size),
+        (4..=LONGEST_DESCRIPTOR).contains(&size) && size.is_multiple_of(align_of::<T>()),
         StructSize,
         "{name} has struct_size {size}, this library's is {}",
         size_of::<T>()
@@ -184,7 +189,11 @@ pub fn scale_format(number: u32, name: &str) -> Result<ScaleFormat> {
 
 /// The caller's floor, if the flag says that there is one.
 pub fn floor(set: bool, floor: f32) -> Result<Option<f32>> {
-    ensure!(!set || floor.is_finite() && floor >= 0.0, InvalidArgument, "floor is {floor}, must be finite and at least 0");
+    ensure!(
+        !set || floor.is_finite() && floor >= 0.0,
+        InvalidArgument,
+        "floor is {floor}, must be finite and at least 0"
+    );
     Ok(set.then_some(floor))
 }
 
@@ -250,7 +259,11 @@ pub unsafe fn health<'a>(pointer: *mut fp8rt_health) -> Result<Option<&'a Health
 
 /// A host context has no streams.
 pub fn expect_stream(context: &Context, stream: *mut c_void) -> Result<()> {
-    ensure!(context.device != HOST || stream.is_null(), InvalidArgument, "stream is {stream:p}, a host context takes NULL");
+    ensure!(
+        context.device != HOST || stream.is_null(),
+        InvalidArgument,
+        "stream is {stream:p}, a host context takes NULL"
+    );
     Ok(())
 }
 

@@ -10,8 +10,8 @@ use crate::tensor::Dtype;
 
 use super::context::fp8rt_context;
 use super::convert::{
-    descriptor, dtype, expect_flags, expect_present, expect_stream, extent, floor, part_rows, recipe, required, required_mut, scale_format, tensor,
-    write_descriptor,
+    descriptor, dtype, expect_flags, expect_present, expect_stream, extent, floor, part_rows, recipe, required,
+    required_mut, scale_format, tensor, write_descriptor,
 };
 use super::guard::guard;
 use super::types::*;
@@ -163,7 +163,8 @@ pub unsafe extern "C" fn fp8rt_linear(
     workspace_bytes: u64,
     stream: *mut c_void,
 ) -> fp8rt_status {
-    let operands = Operands { plan, x, x_scales: None, weight, weight_scales, bias, y, workspace, workspace_bytes, stream };
+    let operands =
+        Operands { plan, x, x_scales: None, weight, weight_scales, bias, y, workspace, workspace_bytes, stream };
     // SAFETY: pointers as the header asks.
     guard("fp8rt_linear", || unsafe { operands.run() })
 }

@@ -42,7 +42,8 @@ impl Call {
 /// Quantizes a weight [N, K] or [experts, N, K] in blocks of 128x128: codes and scales in one pass.
 ///
 /// `weight`: BF16, F16 or F32; elements of a row 1 apart, rows any stride of at least K. `codes`: E4M3, same shape, own
-/// stride. `scales`: as fp8rt_weight_scales_layout says, any strides that do not overlap. A block that hangs over the edge
+/// stride. `scales`: as fp8rt_weight_scales_layout says; FP32 and POW2 with any strides that do not overlap, UE8M0_PACKED
+/// column-major, whose rows N to ceil4(N) - 1 become zero as far as `bytes` reaches. A block that hangs over the edge
 /// sees only the elements that exist. The largest magnitude is taken over finite elements; a NaN becomes code 0x7F for
 /// itself alone, an infinity becomes 448 with its sign. Every finite input gives a finite positive scale.
 ///

@@ -54,7 +54,11 @@ pub unsafe extern "C" fn fp8rt_activation_scales_layout(
         ensure!(layout <= 1, InvalidArgument, "layout is {layout}, the largest scale layout is 1");
         let column_major = layout == fp8rt_scale_layout::COLUMN_MAJOR as u32;
         let packed = quantization.format == ScaleFormat::Ue8m0Packed;
-        ensure!(column_major || !packed, InvalidArgument, "layout is ROW_MAJOR (1), packed scales are COLUMN_MAJOR (0)");
+        ensure!(
+            column_major || !packed,
+            InvalidArgument,
+            "layout is ROW_MAJOR (1), packed scales are COLUMN_MAJOR (0)"
+        );
         let shape = [1, extent(m, "m")?, extent(k, "k")?];
         let layout = ScalesLayout::new(&quantization.activation()?, shape, quantization.format, column_major)?;
         *scales = describe(&layout, 2);
@@ -78,7 +82,7 @@ fn describe(layout: &ScalesLayout, rank: u32) -> fp8rt_tensor {
 }
 
 /// Computes the scales of a weight [N, K] or [experts, N, K] (BF16, F16 or F32, rows of any stride, elements of a row 1
-/// apart) and writes them to `scales`, shaped as fp8rt_weight_scales_layout says, with any strides that do not overlap.
+/// apart) and writes them to `scales`, of the shape and strides that fp8rt_quantize_weight takes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fp8rt_compute_weight_scales(
     context: *mut fp8rt_context,

@@ -89,7 +89,8 @@ pub enum fp8rt_scale_format {
     FP32 = 0,
     /// float32, the smallest power of two that brings amax to 448 or below.
     POW2 = 1,
-    /// The exponents of POW2, four groups to an int32 `[rows, ceil(K/512)]`, MN-major. What SM100 reads.
+    /// The exponents of POW2, four groups to an int32 `[rows, ceil(K/512)]`, always column-major with padding as for
+    /// activations: see `fp8rt_scale_layout`. A weight has a row of them for each of its N rows. What SM100 reads.
     UE8M0_PACKED = 2,
 }
 
@@ -229,11 +230,11 @@ pub struct fp8rt_linear_desc {
     pub bias_dtype: u32,
     /// An `fp8rt_recipe`, for the activation.
     pub activation_recipe: u32,
-    /// An `fp8rt_scale_format`, for the activation: FP32 or POW2.
+    /// An `fp8rt_scale_format`, for the activation.
     pub activation_scale_format: u32,
     /// An `fp8rt_scale_layout`, for the scales given to `fp8rt_linear_prequantized`.
     pub activation_scale_layout: u32,
-    /// An `fp8rt_scale_format`, for the weight: FP32 or POW2.
+    /// An `fp8rt_scale_format`, for the weight.
     pub weight_scale_format: u32,
     /// Bits of `fp8rt_backend` that may be used; 0: all.
     pub backends: u32,

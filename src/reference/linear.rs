@@ -17,6 +17,7 @@ fn group_of_x(run: &LinearRun, row: usize, group: usize) -> (Vec<u8>, f32) {
         Input::Quantized { codes, scales } => {
             // SAFETY: within x and its scales.
             let code = |column| unsafe { *codes.at::<u8>(0, row, column) };
+            // SAFETY: as above.
             let scale = unsafe { scales.read(ScaleRow { expert: 0, band: row, row }, group) };
             (columns.map(code).collect(), scale)
         }
@@ -43,7 +44,7 @@ fn totals(run: &LinearRun, row: usize, band: usize, column: usize) -> [f32; LANE
         // SAFETY: within the weight.
         let weight_scale = unsafe { run.weight_scales.read(ScaleRow { expert: 0, band, row: column }, group) };
         let scale = x_scale * weight_scale;
-        let scale = if scale == f32::INFINITY { 2f32.powi(64) } else { scale };
+        let scale = if scale == f32::INFINITY { 0.0 } else { scale };
         for (total, partial) in totals.iter_mut().zip(partial) {
             *total += partial * scale;
         }
@@ -65,7 +66,7 @@ pub fn linear(run: &LinearRun) {
                     }
                     let bias = run.bias.as_ref().map_or(0.0, |bias| load(bias, 0, 0, column));
                     let value = if run.bias.is_some() { lanes[0] + bias } else { lanes[0] };
-                    store(&run.output, 0, row, column, value);
+                    store(run.output, 0, row, column, value);
                 }
             }
         }

@@ -42,7 +42,7 @@ fn store_scale(request: &Quantize, at: ScaleRow, group: usize, scale: f32) {
         let band = request.grid.band(at.band);
         for row in band.begin..band.end {
             let word = tensor.at::<u32>(at.expert, row, group / 4);
-            let others = if group % 4 == 0 { 0 } else { *word };
+            let others = if group.is_multiple_of(4) { 0 } else { *word };
             *word = others | (e8m0::from_pow2(scale) as u32) << (8 * (group % 4));
         }
     }
@@ -123,9 +123,10 @@ pub fn dequantize(request: &Dequantize) {
                     for column in 0..request.codes.columns() {
                         let at = ScaleRow { expert, band, row };
                         // SAFETY: the loops stay within the matrix.
-                        let (scale, code) =
-                            unsafe { (request.scales.read(at, column / BLOCK), *request.codes.at(expert, row, column)) };
-                        store(&request.output, expert, row, column, e4m3::to_f32(code) * scale);
+                        let (scale, code) = unsafe {
+                            (request.scales.read(at, column / BLOCK), *request.codes.at(expert, row, column))
+                        };
+                        store(request.output, expert, row, column, e4m3::to_f32(code) * scale);
                     }
                 }
             }

