@@ -5,7 +5,11 @@ use std::hint::black_box;
 use std::ptr::{null, null_mut};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fp8rt::cpu::{self, Engine};
 use fp8rt::ffi::*;
+use fp8rt::quantize::{Operands, Quantize, Rule, Subject};
+use fp8rt::recipe::{Formula, Recipe, ScaleFormat};
+use fp8rt::tensor::{Description, Dtype, Tensor};
 
 const BF16: u32 = fp8rt_dtype::BF16 as u32;
 const F32: u32 = fp8rt_dtype::F32 as u32;
@@ -31,6 +35,25 @@ fn context() -> *mut fp8rt_context {
     context
 }
 
+/// A buffer that begins on a page, as the large allocations of engines do.
+struct Pages<T> {
+    memory: Vec<T>,
+    first: usize,
+    count: usize,
+}
+
+impl<T: Copy> Pages<T> {
+    fn new(value: T, count: usize) -> Pages<T> {
+        let memory = vec![value; count + 4096];
+        let first = memory.as_ptr().align_offset(4096);
+        Pages { memory, first, count }
+    }
+
+    fn slice(&mut self) -> &mut [T] {
+        &mut self.memory[self.first..self.first + self.count]
+    }
+}
+
 /// bf16 numbers of both signs and a few binades.
 fn values(count: usize) -> Vec<u16> {
     let mut state = 1u32;
@@ -53,7 +76,9 @@ fn copy(from: &[u8], to: &mut [u8], threads: usize) {
 
 fn quantize_weight(criterion: &mut Criterion) {
     let (n, k) = (4096, 14336);
-    let (mut weight, mut codes, mut scales) = (values(n * k), vec![0u8; n * k], vec![0f32; n / 128 * (k / 128)]);
+    let (mut weight, mut codes) = (Pages::new(0u16, n * k), Pages::new(0u8, n * k));
+    weight.slice().copy_from_slice(&values(n * k));
+    let mut scales = vec![0f32; n / 128 * (k / 128)];
     let context = context();
     let mut group = criterion.benchmark_group("quantize_weight_4096x14336");
     group.throughput(Throughput::Bytes(3 * (n * k) as u64)).sample_size(20);
@@ -61,8 +86,8 @@ fn quantize_weight(criterion: &mut Criterion) {
         // SAFETY: zeros are a valid descriptor.
         let mut desc: fp8rt_quantize_desc = unsafe { std::mem::zeroed() };
         (desc.struct_size, desc.recipe) = (size_of_val(&desc) as u32, recipe);
-        let weight = matrix(&mut weight, BF16, n, k);
-        let codes = matrix(&mut codes, E4M3, n, k);
+        let weight = matrix(weight.slice(), BF16, n, k);
+        let codes = matrix(codes.slice(), E4M3, n, k);
         let scales = matrix(&mut scales, F32, n / 128, k / 128);
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
@@ -74,8 +99,10 @@ fn quantize_weight(criterion: &mut Criterion) {
         });
     }
     let threads = std::thread::available_parallelism().unwrap().get();
-    let (from, mut to) = (vec![1u8; n * k * 3 / 2], vec![0u8; n * k * 3 / 2]);
-    group.bench_function("copy", |bencher| bencher.iter(|| copy(black_box(&from), black_box(&mut to), threads)));
+    let (mut from, mut to) = (Pages::new(1u8, n * k * 3 / 2), Pages::new(0u8, n * k * 3 / 2));
+    group.bench_function("copy", |bencher| {
+        bencher.iter(|| copy(black_box(from.slice()), black_box(to.slice()), threads))
+    });
     group.finish();
 }
 
@@ -117,30 +144,32 @@ fn linear(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a call costs beyond its work: one group of 128, and the same call refused at its last check.
+/// One group of 128: the call through the C ABI, and its work alone, already converted and checked.
 fn call(criterion: &mut Criterion) {
     let context = context();
     let (mut x, mut codes, mut scales) = (values(128), vec![0u8; 128], vec![0f32; 1]);
     let (x, codes, scales) =
         (matrix(&mut x, BF16, 1, 128), matrix(&mut codes, E4M3, 1, 128), matrix(&mut scales, F32, 1, 1));
-    let mut empty = x;
-    empty.shape = [0, 128, 0];
-    let (mut no_codes, mut no_scales) = (codes, scales);
-    (no_codes.shape, no_scales.shape) = ([0, 128, 0], [0, 1, 0]);
-    let mut group = criterion.benchmark_group("call");
-    let mut bench = |name, x: &fp8rt_tensor, codes: &fp8rt_tensor, scales: &fp8rt_tensor| {
-        group.bench_function(name, |bencher| {
-            bencher.iter(|| {
-                // SAFETY: live handle and tensors.
-                unsafe {
-                    fp8rt_quantize_activation(context, null(), black_box(x), codes, scales, null_mut(), null_mut())
-                }
-            })
-        });
+    let mut group = criterion.benchmark_group("quantize_activation_1x128");
+    group.bench_function("call", |bencher| {
+        bencher.iter(|| {
+            // SAFETY: live handle and tensors.
+            unsafe {
+                fp8rt_quantize_activation(context, null(), black_box(&x), &codes, &scales, null_mut(), null_mut())
+            }
+        })
+    });
+    let checked = |name, tensor: &fp8rt_tensor, dtype| {
+        let (data, bytes, shape, stride) = (tensor.data.cast(), tensor.bytes, &tensor.shape, &tensor.stride);
+        Tensor::new(name, &Description { data, bytes, dtype, device: -1, rank: 2, shape, stride }).unwrap()
     };
-    bench("activation_1x128", &x, &codes, &scales);
-    bench("activation_0x128", &empty, &no_codes, &no_scales);
-    group.finish();
+    let (source, codes) = (checked("activation", &x, Dtype::Bf16), checked("codes", &codes, Dtype::E4m3));
+    let scales = checked("scales", &scales, Dtype::F32);
+    let operands = Operands { source: &source, codes: Some(&codes), scales: &scales };
+    let rule = Rule::Compute(Formula::new(Recipe::Vllm, ScaleFormat::Fp32, None));
+    let request = Quantize::new(Subject::Activation, operands, ScaleFormat::Fp32, rule, None).unwrap();
+    let engine = Engine::new(0).unwrap();
+    group.bench_function("work", |bencher| bencher.iter(|| cpu::quantize(&engine, black_box(&request)).unwrap()));
 }
 
 criterion_group!(benches, quantize_weight, linear, call);

@@ -1,5 +1,7 @@
 //! A checked view of memory that a caller owns: range, strides, dtype, device, overlap.
 
+use std::mem::MaybeUninit;
+
 use crate::blocks::aligned_rows;
 use crate::error::{Result, ensure, fail};
 
@@ -75,8 +77,17 @@ unsafe impl Sync for Tensor {}
 
 impl Tensor {
     /// Checks rank, extents, strides, alignment, NULL and bounds.
-    #[inline(always)]
     pub fn new(name: &'static str, description: &Description) -> Result<Tensor> {
+        Tensor::new_in(name, description, &mut MaybeUninit::uninit()).copied()
+    }
+
+    /// As [`Tensor::new`], made where the caller wants it.
+    #[inline(always)]
+    pub fn new_in<'a>(
+        name: &'static str,
+        description: &Description,
+        place: &'a mut MaybeUninit<Tensor>,
+    ) -> Result<&'a Tensor> {
         let Description { data, bytes, dtype, device, rank, .. } = *description;
         ensure!((1..=3).contains(&rank), Shape, "{name} has rank {rank}, must be 1, 2 or 3");
         let lead = 3 - rank as usize;
@@ -97,7 +108,7 @@ impl Tensor {
         let Some(span) = span(shape, stride, dtype.bytes()) else {
             fail!(Bounds, "{name} spans more bytes than the address space has")
         };
-        let tensor = Tensor { name, dtype, device, rank: rank as usize, shape, stride, data, bytes, span };
+        let tensor = place.write(Tensor { name, dtype, device, rank: rank as usize, shape, stride, data, bytes, span });
         if span > 0 {
             tensor.check_memory()?;
         }

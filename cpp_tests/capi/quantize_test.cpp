@@ -327,7 +327,7 @@ TEST(WeightScales, MayHaveAnyStridesThatDoNotOverlap) {
 }
 
 // Packed scales of experts as close as their elements allow: the padding of one expert's last column would be the
-// first rows of the next expert.
+// first rows of the next expert, so such strides are refused. Far enough apart they are taken.
 TEST(WeightScales, PaddingOfPackedScalesSparesTheNextExpert) {
   const fp8rt::Context context;
   Rule rule;
@@ -335,7 +335,14 @@ TEST(WeightScales, PaddingOfPackedScalesSparesTheNextExpert) {
   Matrix values(FP8RT_DTYPE_BF16, {5, 128, 3});
   Random(54).fill_normal(values, 1.0f);
   const Matrix codes(FP8RT_DTYPE_E4M3, values.extents());
-  EXPECT_TRUE(quantizes(context, rule, values, codes, Matrix(FP8RT_DTYPE_INT32, {5, 1, 3}, {1, 8, 5})));
+  Matrix written = codes, scales(FP8RT_DTYPE_INT32, {5, 1, 3}, {1, 8, 5});
+  const Matrix untouched = scales;
+  fp8rt_health health{};
+  EXPECT_TRUE(failed_with(quantize(context, rule, values, written, scales, &health), FP8RT_STATUS_STRIDE,
+                          "fp8rt_quantize_weight", {"5", "8"}));
+  EXPECT_TRUE(same_bytes(written, codes));
+  EXPECT_TRUE(same_bytes(scales, untouched));
+  EXPECT_TRUE(quantizes(context, rule, values, codes, Matrix(FP8RT_DTYPE_INT32, {5, 1, 3}, {1, 8, 8})));
 }
 
 class Dequantize : public ::testing::TestWithParam<std::tuple<std::uint32_t, std::uint32_t>> {};

@@ -12,7 +12,7 @@ use crate::tensor::Dtype;
 use super::Engine;
 use super::isa::Kernel;
 use super::lanes::Instructions;
-use super::segment::{Amax, Bf16, Divided, Element, F16, Given, Multiplied, Scaling, encode, examine};
+use super::segment::{Amax, Bf16, Divided, Element, F16, Given, InRange, Multiplied, Scaling, encode, examine};
 
 /// Groups that a piece spans: of a block row of bf16, 128 x 1024 elements are 256 KiB, which the second-level cache
 /// holds between the two passes, read in runs of 2 KiB. A multiple of [`PACKED`], so that no two pieces share a word.
@@ -145,6 +145,13 @@ impl<T: Element> Pieces<'_, T> {
                 amax.add(self.source_run(expert, row, first + index));
             }
         }
+        let mut finite = [true; PIECE_GROUPS];
+        for index in 0..count {
+            finite[index] = amax[index].get().is_finite();
+            if !finite[index] {
+                amax[index] = self.finite_amax(place, first + index);
+            }
+        }
         let mut scales = [0f32; PIECE_GROUPS];
         let mut factors = [Factor::Divide(0.0); PIECE_GROUPS];
         for index in 0..count {
@@ -160,15 +167,34 @@ impl<T: Element> Pieces<'_, T> {
             if let Some(next) = next {
                 self.fetch(next, row - rows.begin);
             }
-            for (index, factor) in factors[..count].iter().enumerate() {
-                match *factor {
-                    Factor::Divide(scale) => self.run_of_codes(expert, row, first + index, Divided(scale), health),
-                    Factor::Multiply(inverse) => {
-                        self.run_of_codes(expert, row, first + index, Multiplied(inverse), health)
+            for index in 0..count {
+                let group = first + index;
+                match (factors[index], finite[index]) {
+                    (Factor::Divide(scale), true) => {
+                        self.run_of_codes(expert, row, group, InRange(Divided(scale)), health)
+                    }
+                    (Factor::Divide(scale), false) => self.run_of_codes(expert, row, group, Divided(scale), health),
+                    (Factor::Multiply(inverse), true) => {
+                        self.run_of_codes(expert, row, group, InRange(Multiplied(inverse)), health)
+                    }
+                    (Factor::Multiply(inverse), false) => {
+                        self.run_of_codes(expert, row, group, Multiplied(inverse), health)
                     }
                 }
             }
         }
+    }
+
+    /// The amax of a group that holds an infinity or NaN, over the rest of it.
+    #[cold]
+    #[inline(never)]
+    fn finite_amax(&self, place: Place, group: usize) -> Amax<T> {
+        let rows = self.request.grid.band(place.band);
+        let mut amax = Amax::new();
+        for row in rows.begin..rows.end {
+            amax.add_finite(self.source_run(place.expert, row, group));
+        }
+        amax
     }
 
     /// Has a row of a piece brought near while this one is encoded, so that its amax does not wait for memory.

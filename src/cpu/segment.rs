@@ -106,7 +106,7 @@ impl Element for f32 {
 /// Magnitudes that are compared side by side: a whole vector of 16-bit elements.
 const LANES: usize = 32;
 
-/// Largest finite magnitudes so far, by lanes, so that rows need no reduction of their own.
+/// Largest magnitudes so far, by lanes, so that rows need no reduction of their own.
 #[derive(Clone, Copy)]
 pub struct Amax<T: Element>([T::Bits; LANES]);
 
@@ -119,29 +119,40 @@ impl<T: Element> Amax<T> {
     /// Takes in a run of elements.
     #[inline(always)]
     pub fn add(&mut self, run: &[T]) {
+        self.add_by(run, T::magnitude);
+    }
+
+    /// Takes in the finite elements of a run.
+    #[inline(always)]
+    pub fn add_finite(&mut self, run: &[T]) {
+        self.add_by(run, finite_magnitude);
+    }
+
+    #[inline(always)]
+    fn add_by(&mut self, run: &[T], magnitude: impl Fn(T) -> T::Bits) {
         // Full groups, nearly all of them, have a length that the compiler knows.
         match <&[T; BLOCK]>::try_from(run) {
-            Ok(run) => self.add_lanes(run),
-            Err(_) => self.add_lanes(run),
+            Ok(run) => self.add_lanes(run, magnitude),
+            Err(_) => self.add_lanes(run, magnitude),
         }
     }
 
     #[inline(always)]
-    fn add_lanes(&mut self, run: &[T]) {
+    fn add_lanes(&mut self, run: &[T], magnitude: impl Fn(T) -> T::Bits) {
         let mut lanes = self.0;
         let mut vectors = run.chunks_exact(LANES);
         for vector in &mut vectors {
             for lane in 0..LANES {
-                lanes[lane] = lanes[lane].max(finite_magnitude(vector[lane]));
+                lanes[lane] = lanes[lane].max(magnitude(vector[lane]));
             }
         }
         for (lane, x) in vectors.remainder().iter().enumerate() {
-            lanes[lane] = lanes[lane].max(finite_magnitude(*x));
+            lanes[lane] = lanes[lane].max(magnitude(*x));
         }
         self.0 = lanes;
     }
 
-    /// The largest of all, as a number.
+    /// The largest of all, as a number; an infinity or NaN if one was taken in.
     #[inline(always)]
     pub fn get(&self) -> f32 {
         let mut lanes = self.0;
@@ -167,6 +178,8 @@ fn finite_magnitude<T: Element>(x: T) -> T::Bits {
 pub trait Scaling: Copy {
     /// Whether the scale was given, so that values may exceed it.
     const GIVEN: bool;
+    /// Whether the elements are known to be finite, and the scale to be theirs.
+    const IN_RANGE: bool = false;
     fn apply(self, x: f32) -> f32;
 }
 
@@ -181,6 +194,19 @@ pub struct Multiplied(pub f32);
 /// x / s with a scale that the caller gave.
 #[derive(Clone, Copy)]
 pub struct Given(pub f32);
+
+/// A scaling of finite elements with the scale that was made for them.
+#[derive(Clone, Copy)]
+pub struct InRange<S>(pub S);
+
+impl<S: Scaling> Scaling for InRange<S> {
+    const GIVEN: bool = false;
+    const IN_RANGE: bool = true;
+    #[inline(always)]
+    fn apply(self, x: f32) -> f32 {
+        self.0.apply(x)
+    }
+}
 
 impl Scaling for Divided {
     const GIVEN: bool = false;
@@ -216,9 +242,10 @@ pub fn encode<T: Element>(run: &[T], scaling: impl Scaling, codes: &mut [u8]) {
 }
 
 #[inline(always)]
-fn encode_each<T: Element>(run: &[T], scaling: impl Scaling, codes: &mut [u8]) {
+fn encode_each<T: Element, S: Scaling>(run: &[T], scaling: S, codes: &mut [u8]) {
     for (code, x) in codes.iter_mut().zip(run) {
-        *code = e4m3::from_f32(scaling.apply(x.to_f32()));
+        let number = scaling.apply(x.to_f32());
+        *code = if S::IN_RANGE { e4m3::from_f32_in_range(number) } else { e4m3::from_f32(number) };
     }
 }
 

@@ -1,6 +1,7 @@
 //! From what a caller passes to what the library works with. Nothing is trusted; nothing is written.
 
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 
 use crate::context::{Context, HOST};
 use crate::error::{Result, ensure, fail};
@@ -218,30 +219,53 @@ pub unsafe fn part_rows<'a>(pointer: *const i64, count: u32) -> Result<&'a [i64]
     Ok(unsafe { std::slice::from_raw_parts(pointer, count as usize) })
 }
 
+/// Where [`tensor`] puts what it made: a result of this size, moved twice, would cost as much as the checks.
+pub type Place = MaybeUninit<Tensor>;
+
 /// A checked tensor on the context's device.
 ///
 /// # Safety
 /// NULL or a readable struct; its `data` is valid for `bytes` for the time of the call.
 #[inline]
-pub unsafe fn tensor(context: &Context, pointer: *const fp8rt_tensor, name: &'static str) -> Result<Tensor> {
+pub unsafe fn tensor<'a>(
+    context: &Context,
+    pointer: *const fp8rt_tensor,
+    name: &'static str,
+    place: &'a mut Place,
+) -> Result<&'a Tensor> {
     // SAFETY: the caller's promise.
     let given = unsafe { required(pointer, name) }?;
     ensure!(given.reserved == 0, InvalidArgument, "{name} has reserved = {}, must be 0", given.reserved);
     let Some(dtype) = dtype(given.dtype) else { fail!(Dtype, "{name} has dtype {}, the largest is 5", given.dtype) };
-    let tensor = Tensor::new(
-        name,
-        &Description {
-            data: given.data.cast(),
-            bytes: given.bytes,
-            dtype,
-            device: given.device,
-            rank: given.rank,
-            shape: &given.shape,
-            stride: &given.stride,
-        },
-    )?;
+    let description = Description {
+        data: given.data.cast(),
+        bytes: given.bytes,
+        dtype,
+        device: given.device,
+        rank: given.rank,
+        shape: &given.shape,
+        stride: &given.stride,
+    };
+    let tensor = Tensor::new_in(name, &description, place)?;
     tensor.expect_device(context.device)?;
     Ok(tensor)
+}
+
+/// As [`tensor`], where NULL means none.
+///
+/// # Safety
+/// As [`tensor`].
+pub unsafe fn optional_tensor<'a>(
+    context: &Context,
+    pointer: *const fp8rt_tensor,
+    name: &'static str,
+    place: &'a mut Place,
+) -> Result<Option<&'a Tensor>> {
+    if pointer.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { tensor(context, pointer, name, place) }.map(Some)
 }
 
 /// The caller's counters.

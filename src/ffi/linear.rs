@@ -10,8 +10,8 @@ use crate::tensor::Dtype;
 
 use super::context::fp8rt_context;
 use super::convert::{
-    descriptor, dtype, expect_flags, expect_present, expect_stream, extent, floor, part_rows, recipe, required,
-    required_mut, scale_format, tensor, write_descriptor,
+    Place, descriptor, dtype, expect_flags, expect_present, expect_stream, extent, floor, optional_tensor, part_rows,
+    recipe, required, required_mut, scale_format, tensor, write_descriptor,
 };
 use super::guard::guard;
 use super::types::*;
@@ -138,11 +138,13 @@ pub unsafe extern "C" fn fp8rt_linear_plan_prepare(
     guard("fp8rt_linear_plan_prepare", || unsafe {
         let plan = &required(plan, "plan")?.0;
         let context = plan.context();
-        let weight = tensor(context, weight, "weight")?;
-        let scales = tensor(context, weight_scales, "weight_scales")?;
-        let bias = (!bias.is_null()).then(|| tensor(context, bias, "bias")).transpose()?;
+        let mut places = [Place::uninit(); 3];
+        let [weight_place, scales_place, bias_place] = &mut places;
+        let weight = tensor(context, weight, "weight", weight_place)?;
+        let scales = tensor(context, weight_scales, "weight_scales", scales_place)?;
+        let bias = optional_tensor(context, bias, "bias", bias_place)?;
         expect_stream(context, stream)?;
-        plan.prepare(&weight, &scales, bias.as_ref())
+        plan.prepare(weight, scales, bias)
     })
 }
 
@@ -212,20 +214,25 @@ impl Operands {
         unsafe {
             let plan = &required(self.plan, "plan")?.0;
             let context = plan.context();
-            let x = tensor(context, self.x, "x")?;
-            let x_scales = self.x_scales.map(|scales| tensor(context, scales, "x_scales")).transpose()?;
-            let weight = tensor(context, self.weight, "weight")?;
-            let weight_scales = tensor(context, self.weight_scales, "weight_scales")?;
-            let bias = (!self.bias.is_null()).then(|| tensor(context, self.bias, "bias")).transpose()?;
-            let y = tensor(context, self.y, "y")?;
+            let mut places = [Place::uninit(); 6];
+            let [x_place, x_scales_place, weight_place, weight_scales_place, bias_place, y_place] = &mut places;
+            let x = tensor(context, self.x, "x", x_place)?;
+            let x_scales = match self.x_scales {
+                Some(scales) => Some(tensor(context, scales, "x_scales", x_scales_place)?),
+                None => None,
+            };
+            let weight = tensor(context, self.weight, "weight", weight_place)?;
+            let weight_scales = tensor(context, self.weight_scales, "weight_scales", weight_scales_place)?;
+            let bias = optional_tensor(context, self.bias, "bias", bias_place)?;
+            let y = tensor(context, self.y, "y", y_place)?;
             expect_stream(context, self.stream)?;
             plan.run(LinearOperands {
-                input: &x,
-                input_scales: x_scales.as_ref(),
-                weight: &weight,
-                weight_scales: &weight_scales,
-                bias: bias.as_ref(),
-                output: &y,
+                input: x,
+                input_scales: x_scales,
+                weight,
+                weight_scales,
+                bias,
+                output: y,
                 workspace: self.workspace.cast(),
                 workspace_bytes: usize::try_from(self.workspace_bytes).unwrap_or(usize::MAX),
             })

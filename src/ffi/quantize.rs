@@ -7,7 +7,7 @@ use crate::quantize::{Dequantize, Operands, Quantize, Rule, Subject};
 use crate::recipe::Recipe;
 
 use super::context::fp8rt_context;
-use super::convert::{Quantization, expect_stream, health as counters, shared_context, tensor};
+use super::convert::{Place, Quantization, expect_stream, health as counters, shared_context, tensor};
 use super::guard::guard;
 use super::types::{fp8rt_health, fp8rt_quantize_desc, fp8rt_status, fp8rt_tensor};
 
@@ -28,12 +28,14 @@ impl Call {
         // SAFETY: the caller's promise.
         unsafe {
             let context = shared_context(self.context)?;
-            let source = tensor(context, self.source, subject.name())?;
-            let codes = tensor(context, self.codes, "codes")?;
-            let scales = tensor(context, self.scales, "scales")?;
+            let mut places = [Place::uninit(); 3];
+            let [source_place, codes_place, scales_place] = &mut places;
+            let source = tensor(context, self.source, subject.name(), source_place)?;
+            let codes = tensor(context, self.codes, "codes", codes_place)?;
+            let scales = tensor(context, self.scales, "scales", scales_place)?;
             let health = counters(self.health)?;
             expect_stream(context, self.stream)?;
-            let operands = Operands { source: &source, codes: Some(&codes), scales: &scales };
+            let operands = Operands { source, codes: Some(codes), scales };
             context.quantize(&Quantize::new(subject, operands, quantization.format, rule, health)?)
         }
     }
@@ -176,11 +178,13 @@ impl Call {
         // SAFETY: the caller's promise.
         unsafe {
             let context = shared_context(self.context)?;
-            let codes = tensor(context, self.codes, "codes")?;
-            let scales = tensor(context, self.scales, "scales")?;
-            let output = tensor(context, self.source, subject.name())?;
+            let mut places = [Place::uninit(); 3];
+            let [codes_place, scales_place, output_place] = &mut places;
+            let codes = tensor(context, self.codes, "codes", codes_place)?;
+            let scales = tensor(context, self.scales, "scales", scales_place)?;
+            let output = tensor(context, self.source, subject.name(), output_place)?;
             expect_stream(context, self.stream)?;
-            context.dequantize(&Dequantize::new(subject, &codes, &scales, quantization.format, &output)?)
+            context.dequantize(&Dequantize::new(subject, codes, scales, quantization.format, output)?)
         }
     }
 }

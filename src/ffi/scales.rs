@@ -7,7 +7,7 @@ use crate::quantize::{Operands, Quantize, Rule, ScalesLayout, Subject};
 use crate::recipe::{Recipe, ScaleFormat};
 
 use super::context::fp8rt_context;
-use super::convert::{Quantization, dtype_number, expect_stream, extent, required_mut, shared_context, tensor};
+use super::convert::{Place, Quantization, dtype_number, expect_stream, extent, required_mut, shared_context, tensor};
 use super::guard::guard;
 use super::types::{fp8rt_quantize_desc, fp8rt_scale_layout, fp8rt_status, fp8rt_tensor};
 
@@ -127,10 +127,12 @@ unsafe fn compute(
     // SAFETY: the caller's promise.
     unsafe {
         let context = shared_context(context)?;
-        let source = tensor(context, source, subject.name())?;
-        let scales = tensor(context, scales, "scales")?;
+        let mut places = [Place::uninit(); 2];
+        let [source_place, scales_place] = &mut places;
+        let source = tensor(context, source, subject.name(), source_place)?;
+        let scales = tensor(context, scales, "scales", scales_place)?;
         expect_stream(context, stream)?;
-        let operands = Operands { source: &source, codes: None, scales: &scales };
+        let operands = Operands { source, codes: None, scales };
         let rule = Rule::Compute(quantization.formula);
         context.quantize(&Quantize::new(subject, operands, quantization.format, rule, None)?)
     }

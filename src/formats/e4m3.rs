@@ -25,6 +25,17 @@ pub fn from_f32(x: f32) -> u8 {
     (if magnitude > 0x7F80_0000 { NAN as u32 } else { signed }) as u8
 }
 
+/// As [`from_f32`], of a number that is no NaN and does not exceed [`OVERFLOW`].
+#[inline(always)]
+pub fn from_f32_in_range(x: f32) -> u8 {
+    let bits = x.to_bits();
+    let magnitude = bits & 0x7FFF_FFFF;
+    let normal = ((magnitude + 0x7_FFFF + ((magnitude >> 20) & 1)) >> 20).wrapping_sub(REBIAS);
+    let subnormal = (f32::from_bits(magnitude) + SUBNORMAL_MAGIC).to_bits().wrapping_sub(SUBNORMAL_MAGIC.to_bits());
+    let code = if magnitude < 0x3C80_0000 { subnormal } else { normal };
+    (code | (bits >> 24 & 0x80)) as u8
+}
+
 /// The value of a code, exact.
 #[inline(always)]
 pub fn to_f32(code: u8) -> f32 {
@@ -90,6 +101,7 @@ mod tests {
             {
                 assert_eq!(from_f32(x), nearest(x), "{x:e}");
                 assert_eq!(from_f32(-x), nearest(-x), "{:e}", -x);
+                assert_eq!((from_f32_in_range(x), from_f32_in_range(-x)), (nearest(x), nearest(-x)), "{x:e}");
             }
         }
     }
@@ -110,6 +122,9 @@ mod tests {
             state = state.wrapping_mul(1664525).wrapping_add(1013904223);
             let x = f32::from_bits(state.rotate_left(9));
             assert_eq!(from_f32(x), nearest(x), "{x:e}");
+            if x.abs() <= OVERFLOW {
+                assert_eq!(from_f32_in_range(x), nearest(x), "{x:e}");
+            }
         }
     }
 }

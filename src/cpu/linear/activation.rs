@@ -46,7 +46,7 @@ impl<T: Element> Rows<'_, T> {
                 // SAFETY: within x, whose dtype chose T.
                 let values: &[T] = unsafe { x.run(0, at, first, length) };
                 let mut amax = Amax::new();
-                amax.add(values);
+                amax.add_finite(values);
                 let (scale, factor) = self.run.spec.formula.scale(amax.get());
                 match factor {
                     Factor::Divide(scale) => encode(values, Divided(scale), &mut codes[..length]),
