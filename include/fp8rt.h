@@ -232,6 +232,10 @@ typedef struct fp8rt_context fp8rt_context;
 // its own workspace; creating and destroying are exclusive.
 typedef struct fp8rt_linear_plan fp8rt_linear_plan;
 
+// Weights at fixed addresses, quantized together by one launch for each source dtype. Any number of threads may run one at
+// once; creating and destroying are exclusive.
+typedef struct fp8rt_weight_table fp8rt_weight_table;
+
 // Receives one line, without a newline, valid during the call only. Called on any thread; must not call back.
 typedef void (*fp8rt_log_callback)(uint32_t level, const char *message, void *user);
 
@@ -298,6 +302,22 @@ typedef struct fp8rt_health {
   // Elements whose code is a subnormal of E4M3, magnitude 2^-9 to 7 * 2^-9.
   uint64_t became_subnormal;
 } fp8rt_health;
+
+// One weight of a call on many: the tensors of fp8rt_quantize_weight, and the parts.
+typedef struct fp8rt_weight_entry {
+  // BF16, F16 or F32 `[N, K]` or `[experts, N, K]`.
+  struct fp8rt_tensor weight;
+  // E4M3, same shape.
+  struct fp8rt_tensor codes;
+  // As fp8rt_weight_scales_layout says.
+  struct fp8rt_tensor scales;
+  // Rows of each part of a merged weight, in order; their sum is N. Read during the call only.
+  const int64_t *part_rows;
+  // Number of entries of `part_rows`; 0: the weight is one part.
+  uint32_t num_parts;
+  // 0.
+  uint32_t reserved;
+} fp8rt_weight_entry;
 
 // Everything about a linear but its pointers: y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]).
 typedef struct fp8rt_linear_desc {
@@ -393,7 +413,7 @@ fp8rt_status fp8rt_context_destroy(struct fp8rt_context *context);
 // function, which a captured graph then may use. May synchronize with the device.
 fp8rt_status fp8rt_context_prepare(struct fp8rt_context *context, void *stream);
 
-// The device of a context (-1: host) and the number of threads that it owns. Either pointer may be NULL.
+// The device of a context (-1: host) and the number of threads that it owns (0 on a GPU). Either pointer may be NULL.
 fp8rt_status fp8rt_context_query(const struct fp8rt_context *context, int32_t *device, uint32_t *num_threads);
 
 // Fills `scales` with dtype, rank, shape, strides and bytes of a compact scale tensor for a weight [n, k], or
@@ -500,6 +520,53 @@ fp8rt_status fp8rt_dequantize_activation(struct fp8rt_context *context,
                                          const struct fp8rt_tensor *scales,
                                          const struct fp8rt_tensor *activation,
                                          void *stream);
+
+// Quantizes `count` weights: as many calls of fp8rt_quantize_weight with one descriptor, and on a GPU one launch for each
+// source dtype (bf16, fp16, fp32) and each 240 parts. The entries travel with the launch: nothing is kept and nothing of
+// them is read after the call.
+//
+// Every entry is checked before the first is enqueued; a message names the entry. That outputs of different entries do
+// not overlap is not checked. `desc` must have no parts: each entry has its own.
+fp8rt_status fp8rt_quantize_weights(struct fp8rt_context *context,
+                                    const struct fp8rt_quantize_desc *desc,
+                                    const struct fp8rt_weight_entry *entries,
+                                    uint32_t count,
+                                    struct fp8rt_health *health,
+                                    void *stream);
+
+// As fp8rt_quantize_weights, from host memory to a GPU: the weights (device -1, pinned if the copies shall not hold up the
+// host; elements of a row 1 apart, any row stride) are copied in pieces through `staging`, device memory of the caller,
+// 256-byte aligned, while the piece before is quantized. Its size is all the extra memory; half of it must hold 128 rows
+// of the widest weight. The sources may be changed when the stream has passed this call. One such call at a time runs on
+// a context; another waits.
+//
+// Not during capture. On a host context it is fp8rt_quantize_weights, and `staging` is not used.
+fp8rt_status fp8rt_quantize_weights_from_host(struct fp8rt_context *context,
+                                              const struct fp8rt_quantize_desc *desc,
+                                              const struct fp8rt_weight_entry *entries,
+                                              uint32_t count,
+                                              void *staging,
+                                              uint64_t staging_bytes,
+                                              struct fp8rt_health *health,
+                                              void *stream);
+
+// Makes a table of `count` weights. On a GPU it allocates device memory for the table (about 120 bytes a part) and
+// synchronizes with the copy of it; not during capture. The context may be destroyed before the table.
+fp8rt_status fp8rt_weight_table_create(struct fp8rt_context *context,
+                                       const struct fp8rt_quantize_desc *desc,
+                                       const struct fp8rt_weight_entry *entries,
+                                       uint32_t count,
+                                       struct fp8rt_weight_table **table);
+
+// Quantizes every weight of the table from what its source holds when the stream comes to it. One launch for each source
+// dtype; no allocation; may be captured in a graph and replayed after the sources' contents changed, if
+// fp8rt_context_prepare was called before. `health`: NULL, or counters to add to.
+fp8rt_status fp8rt_weight_table_run(struct fp8rt_weight_table *table,
+                                    struct fp8rt_health *health,
+                                    void *stream);
+
+// Destroys a table. NULL is nothing. Its runs must have ended on the device.
+fp8rt_status fp8rt_weight_table_destroy(struct fp8rt_weight_table *table);
 
 // Chooses the backend for y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]), accumulated in float32.
 //

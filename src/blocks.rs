@@ -46,6 +46,16 @@ impl<'a> RowGrid<'a> {
         Ok(RowGrid { rows, height: BLOCK, parts })
     }
 
+    /// Rows of a band.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Rows of each part.
+    pub fn part_rows(&self) -> impl Iterator<Item = usize> + '_ {
+        self.parts()
+    }
+
     fn parts(&self) -> impl Iterator<Item = usize> + '_ {
         let whole = self.parts.is_empty().then_some(self.rows);
         whole.into_iter().chain(self.parts.iter().map(|&part| part as usize))

@@ -1,43 +1,143 @@
 //! A context: the device that calls run on and what they need there.
 
+use std::ffi::c_void;
+
 use crate::cpu::{self, Engine};
-use crate::error::{Result, ensure, fail};
+#[cfg(feature = "cuda")]
+use crate::device::{Device, DeviceTable, Stream};
+use crate::error::{Result, ensure};
 use crate::quantize::{Dequantize, Quantize};
+use crate::refit::{Entries, Manner};
 
 /// Host memory, as a device number.
 pub const HOST: i32 = -1;
 
+/// What runs the calls.
+enum Place {
+    Host(Engine),
+    #[cfg(feature = "cuda")]
+    Gpu(Device),
+}
+
 /// Shared by every plan that was made from it.
 pub struct Context {
     pub device: i32,
-    pub engine: Engine,
+    place: Place,
 }
 
 impl Context {
     /// `device` is [`HOST`] or a CUDA ordinal; `num_threads` of 0 means as many as this process may use.
     pub fn new(device: i32, num_threads: usize) -> Result<Context> {
         ensure!(device >= HOST, InvalidArgument, "device is {device}, must be -1 (host) or a CUDA ordinal");
-        if device != HOST {
-            fail!(
-                Unsupported,
-                "device is {device}, this build is for host memory only (built without the feature cuda)"
-            );
+        let place = if device == HOST { Place::Host(Engine::new(num_threads)?) } else { open(device)? };
+        Ok(Context { device, place })
+    }
+
+    /// What host calls run on; `None` on a GPU.
+    pub fn engine(&self) -> Option<&Engine> {
+        match &self.place {
+            Place::Host(engine) => Some(engine),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(_) => None,
         }
-        Ok(Context { device, engine: Engine::new(num_threads)? })
     }
 
-    /// Does now what the first call would otherwise do: starts the threads.
+    /// Does now what the first call would otherwise do: starts the threads, loads the kernels.
     pub fn prepare(&self) -> Result<()> {
-        self.engine.threads.prepare()
+        match &self.place {
+            Place::Host(engine) => engine.threads.prepare(),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.prepare(),
+        }
     }
 
-    /// Runs a checked quantization where the tensors are.
-    pub fn quantize(&self, request: &Quantize) -> Result<()> {
-        cpu::quantize(&self.engine, request)
+    /// Runs a checked quantization where the tensors are, or enqueues it on the stream.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn quantize(&self, request: &Quantize, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(engine) => cpu::quantize(engine, request),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.quantize(request, Stream::new(stream)),
+        }
     }
 
-    /// Runs a checked dequantization where the tensors are.
-    pub fn dequantize(&self, request: &Dequantize) -> Result<()> {
-        cpu::dequantize(&self.engine, request)
+    /// Runs a checked dequantization where the tensors are, or enqueues it on the stream.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn dequantize(&self, request: &Dequantize, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(engine) => cpu::dequantize(engine, request),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.dequantize(request, Stream::new(stream)),
+        }
     }
+}
+
+/// Many weights.
+impl Context {
+    /// Runs or enqueues checked entries.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn quantize_many(&self, entries: &dyn Entries, manner: Manner, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(engine) => entries.visit(&mut |_, entry| cpu::quantize(engine, &entry.request(manner)?)),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.quantize_many(entries, manner, Stream::new(stream)),
+        }
+    }
+
+    /// As `quantize_many`, with sources in host memory and staging memory on the device.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn quantize_many_from_host(
+        &self,
+        entries: &dyn Entries,
+        manner: Manner,
+        staging: *mut u8,
+        staging_bytes: usize,
+        stream: *mut c_void,
+    ) -> Result<()> {
+        match &self.place {
+            Place::Host(_) => self.quantize_many(entries, manner, stream),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => {
+                device.quantize_many_from_host(entries, manner, staging, staging_bytes, Stream::new(stream))
+            }
+        }
+    }
+}
+
+/// Tables of weights on a GPU.
+#[cfg(feature = "cuda")]
+impl Context {
+    /// The form in device memory; `None` on the host.
+    pub fn upload(&self, entries: &dyn Entries, manner: Manner) -> Result<Option<DeviceTable>> {
+        match &self.place {
+            Place::Host(_) => Ok(None),
+            Place::Gpu(device) => device.upload(entries, manner).map(Some),
+        }
+    }
+
+    pub fn run_table(&self, table: &DeviceTable, manner: Manner, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(_) => crate::error::fail!(Internal, "a table on a device, a context on the host"),
+            Place::Gpu(device) => device.run_table(table, manner, Stream::new(stream)),
+        }
+    }
+
+    pub fn free_table(&self, table: DeviceTable) {
+        if let Place::Gpu(device) = &self.place {
+            device.free_table(table);
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn open(device: i32) -> Result<Place> {
+    Ok(Place::Gpu(Device::open(device)?))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open(device: i32) -> Result<Place> {
+    crate::error::fail!(
+        Unsupported,
+        "device is {device}, this build is for host memory only (built without the feature cuda)"
+    )
 }

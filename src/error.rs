@@ -15,7 +15,12 @@ pub enum Kind {
     Workspace,
     StructSize,
     Unsupported,
+    NotPrepared,
+    NoDevice,
+    Forked,
     OutOfMemory,
+    /// The CUDA driver's number.
+    Cuda(i32),
     Internal,
 }
 

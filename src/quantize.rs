@@ -1,6 +1,7 @@
 //! A checked request to quantize, to compute scales or to dequantize. Weights and activations differ only in the bands of
 //! rows that share a scale; what runs it is chosen by the device.
 
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::blocks::{RowGrid, aligned_rows, groups, packed_words};
@@ -21,9 +22,23 @@ pub struct Health {
 /// The caller's counters, in the order of [`Health`]'s fields.
 pub type HealthCounters = [AtomicU64; 4];
 
+/// Where the caller's counters are: in the memory of the context's device, so not always readable here.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthPointer(pub NonNull<HealthCounters>);
+
+// SAFETY: an address; what dereferences it runs where the memory is, and adds atomically.
+unsafe impl Send for HealthPointer {}
+// SAFETY: as above.
+unsafe impl Sync for HealthPointer {}
+
 impl Health {
     /// Adds these counts to the caller's.
-    pub fn add_to(&self, counters: &HealthCounters) {
+    ///
+    /// # Safety
+    /// The counters lie in host memory, and nobody accesses them but atomically.
+    pub unsafe fn add_to(&self, counters: HealthPointer) {
+        // SAFETY: the caller's promise.
+        let counters = unsafe { counters.0.as_ref() };
         let counts = [self.non_finite, self.saturated, self.became_zero, self.became_subnormal];
         for (counter, count) in counters.iter().zip(counts) {
             counter.fetch_add(count, Ordering::Relaxed);
@@ -196,7 +211,7 @@ pub struct Quantize<'a> {
     pub scales: Scales<'a>,
     pub rule: Rule,
     pub grid: RowGrid<'a>,
-    pub health: Option<&'a HealthCounters>,
+    pub health: Option<HealthPointer>,
 }
 
 /// A checked dequantization.
@@ -250,7 +265,7 @@ impl<'a> Quantize<'a> {
         operands: Operands<'a>,
         format: ScaleFormat,
         rule: Rule,
-        health: Option<&'a HealthCounters>,
+        health: Option<HealthPointer>,
     ) -> Result<Quantize<'a>> {
         let Operands { source, codes, scales } = operands;
         expect_matrix(source, &subject, FLOATS)?;
@@ -268,7 +283,7 @@ impl<'a> Quantize<'a> {
             touched.expect_apart(source)?;
         }
         if let Some(health) = health {
-            let (address, bytes) = (health.as_ptr() as usize, size_of::<HealthCounters>());
+            let (address, bytes) = (health.0.as_ptr() as usize, size_of::<HealthCounters>());
             for tensor in [Some(source), codes, Some(&touched)].into_iter().flatten() {
                 tensor.expect_apart_from_memory("health", address, bytes)?;
             }

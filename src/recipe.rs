@@ -63,6 +63,15 @@ impl Formula {
         Formula { recipe, pow2: format != ScaleFormat::Fp32, floor: floor.unwrap_or(own) }
     }
 
+    pub fn recipe(&self) -> Recipe {
+        self.recipe
+    }
+
+    /// The least amax.
+    pub fn floor(&self) -> f32 {
+        self.floor
+    }
+
     /// The scale of a block or group, and how its values become codes. `amax` is finite and >= 0.
     #[inline]
     pub fn scale(&self, amax: f32) -> (f32, Factor) {

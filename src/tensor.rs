@@ -253,6 +253,16 @@ impl Tensor {
         width(self) <= offset && offset + width(other) <= pitch
     }
 
+    /// Bytes from the first element that may be accessed.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The first element.
+    pub fn address(&self) -> *mut u8 {
+        self.data
+    }
+
     fn range(&self) -> (usize, usize) {
         let begin = self.data as usize;
         (begin, begin.wrapping_add(self.span))

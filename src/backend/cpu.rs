@@ -1,7 +1,7 @@
 //! Host memory, any shape and stride. Always batch-invariant: the order of every sum is fixed.
 
-use crate::context::{Context, HOST};
-use crate::cpu::linear;
+use crate::context::Context;
+use crate::cpu::{Engine, linear};
 use crate::error::Result;
 use crate::linear::{LinearRun, LinearSpec};
 
@@ -19,7 +19,7 @@ impl Backend for Cpu {
     }
 
     fn accept(&self, context: &Context, _: &LinearSpec) -> std::result::Result<Box<dyn Linear>, String> {
-        if context.device != HOST {
+        if context.engine().is_none() {
             return Err(format!("the context is on device {}", context.device));
         }
         Ok(Box::new(CpuLinear))
@@ -30,7 +30,7 @@ struct CpuLinear;
 
 impl Linear for CpuLinear {
     fn workspace(&self, context: &Context, spec: &LinearSpec, m: usize) -> usize {
-        linear::workspace(&context.engine, spec, m)
+        linear::workspace(engine(context), spec, m)
     }
 
     fn prepare(&self, context: &Context) -> Result<()> {
@@ -38,6 +38,11 @@ impl Linear for CpuLinear {
     }
 
     fn run(&self, context: &Context, run: &LinearRun) -> Result<()> {
-        linear::linear(&context.engine, run)
+        linear::linear(engine(context), run)
     }
+}
+
+/// `accept` took host contexts only.
+fn engine(context: &Context) -> &Engine {
+    context.engine().expect("a host context")
 }

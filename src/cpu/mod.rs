@@ -17,7 +17,7 @@ pub use dequantize::dequantize;
 pub use environment::Environment;
 pub use isa::Isa;
 pub use quantize::quantize;
-pub use threads::Threads;
+pub use threads::{Threads, forks};
 
 /// What a host context runs on.
 pub struct Engine {

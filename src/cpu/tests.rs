@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::error::Result;
 use crate::linear::{LinearOperands, LinearRun, LinearSpec};
-use crate::quantize::{Dequantize, HealthCounters, Operands, Quantize, Rule, ScalesLayout, Subject};
+use crate::quantize::{Dequantize, HealthCounters, HealthPointer, Operands, Quantize, Rule, ScalesLayout, Subject};
 use crate::recipe::{Formula, Recipe, ScaleFormat};
 use crate::reference;
 use crate::tensor::{Description, Dtype, Tensor};
@@ -110,7 +110,7 @@ impl QuantizeCase {
         let health: HealthCounters = Default::default();
         let (source, code_view, scale_view) = (source.view("source"), codes.view("codes"), scales.view("scales"));
         let operands = Operands { source: &source, codes: Some(&code_view), scales: &scale_view };
-        body(&Quantize::new(self.subject, operands, self.format, self.rule, Some(&health))?);
+        body(&Quantize::new(self.subject, operands, self.format, self.rule, Some(HealthPointer((&health).into())))?);
         Ok((codes, scales, health.map(AtomicU64::into_inner)))
     }
 

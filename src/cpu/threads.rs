@@ -15,6 +15,12 @@ const MOST_THREADS: usize = 4096;
 /// How often this process came out of a `fork` as the child.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
+/// How often so far, counted since the first context was made.
+pub fn forks() -> u64 {
+    watch_forks();
+    FORKS.load(Ordering::Relaxed)
+}
+
 extern "C" fn count_fork() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }

@@ -77,7 +77,7 @@ pub unsafe extern "C" fn fp8rt_context_prepare(context: *mut fp8rt_context, stre
     })
 }
 
-/// The device of a context (-1: host) and the number of threads that it owns. Either pointer may be NULL.
+/// The device of a context (-1: host) and the number of threads that it owns (0 on a GPU). Either pointer may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fp8rt_context_query(
     context: *const fp8rt_context,
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn fp8rt_context_query(
             *device = context.device;
         }
         if let Some(num_threads) = num_threads {
-            *num_threads = context.engine.threads.count() as u32;
+            *num_threads = context.engine().map_or(0, |engine| engine.threads.count() as u32);
         }
         Ok(())
     })

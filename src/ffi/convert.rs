@@ -2,10 +2,11 @@
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 
 use crate::context::{Context, HOST};
 use crate::error::{Result, ensure, fail};
-use crate::quantize::{HealthCounters, Subject};
+use crate::quantize::{HealthCounters, HealthPointer, Subject};
 use crate::recipe::{Formula, Recipe, ScaleFormat};
 use crate::tensor::{Description, Dtype, Tensor};
 
@@ -64,7 +65,7 @@ pub fn extent(value: i64, name: &str) -> Result<usize> {
     Ok(value as usize)
 }
 
-fn expect_aligned<T>(pointer: *const T, name: &str) -> Result<()> {
+pub fn expect_aligned<T>(pointer: *const T, name: &str) -> Result<()> {
     let (address, align) = (pointer as usize, align_of::<T>());
     ensure!(
         address.is_multiple_of(align),
@@ -234,6 +235,21 @@ pub unsafe fn tensor<'a>(
     place: &'a mut Place,
 ) -> Result<&'a Tensor> {
     // SAFETY: the caller's promise.
+    unsafe { tensor_on(context.device, pointer, name, place) }
+}
+
+/// As [`tensor`], on another device than the context's.
+///
+/// # Safety
+/// As [`tensor`].
+#[inline]
+pub unsafe fn tensor_on<'a>(
+    device: i32,
+    pointer: *const fp8rt_tensor,
+    name: &'static str,
+    place: &'a mut Place,
+) -> Result<&'a Tensor> {
+    // SAFETY: the caller's promise.
     let given = unsafe { required(pointer, name) }?;
     ensure!(given.reserved == 0, InvalidArgument, "{name} has reserved = {}, must be 0", given.reserved);
     let Some(dtype) = dtype(given.dtype) else { fail!(Dtype, "{name} has dtype {}, the largest is 5", given.dtype) };
@@ -247,7 +263,7 @@ pub unsafe fn tensor<'a>(
         stride: &given.stride,
     };
     let tensor = Tensor::new_in(name, &description, place)?;
-    tensor.expect_device(context.device)?;
+    tensor.expect_device(device)?;
     Ok(tensor)
 }
 
@@ -268,17 +284,12 @@ pub unsafe fn optional_tensor<'a>(
     unsafe { tensor(context, pointer, name, place) }.map(Some)
 }
 
-/// The caller's counters.
-///
-/// # Safety
-/// NULL or a struct that nobody accesses but with atomic additions during the call.
-pub unsafe fn health<'a>(pointer: *mut fp8rt_health) -> Result<Option<&'a HealthCounters>> {
+/// The caller's counters, four of 64 bits in the order of `HealthCounters`. They may lie in device memory: only the address
+/// is looked at.
+pub fn health(pointer: *mut fp8rt_health) -> Result<Option<HealthPointer>> {
     const { assert!(size_of::<fp8rt_health>() == size_of::<HealthCounters>()) };
-    if pointer.is_null() {
-        return Ok(None);
-    }
-    // SAFETY: four 64-bit counters in the order of `HealthCounters`; the rest is the caller's promise.
-    Ok(Some(unsafe { required(pointer.cast::<HealthCounters>(), "health") }?))
+    expect_aligned(pointer, "health")?;
+    Ok(NonNull::new(pointer.cast::<HealthCounters>()).map(HealthPointer))
 }
 
 /// A host context has no streams.

@@ -1,6 +1,6 @@
 //! What every entry runs in: nothing unwinds out, and a failure leaves its message with the thread.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
@@ -16,6 +16,7 @@ const CAPACITY: usize = 512;
 thread_local! {
     // Plain bytes: no destructor, so it works in any thread at any time.
     static LAST: UnsafeCell<[u8; CAPACITY]> = const { UnsafeCell::new([0; CAPACITY]) };
+    static LAST_CUDA: Cell<i32> = const { Cell::new(0) };
 }
 
 /// The status of a kind of failure.
@@ -33,7 +34,11 @@ fn status(kind: Kind) -> fp8rt_status {
         Kind::Workspace => fp8rt_status::WORKSPACE,
         Kind::StructSize => fp8rt_status::STRUCT_SIZE,
         Kind::Unsupported => fp8rt_status::UNSUPPORTED,
+        Kind::NotPrepared => fp8rt_status::NOT_PREPARED,
+        Kind::NoDevice => fp8rt_status::NO_DEVICE,
+        Kind::Forked => fp8rt_status::FORKED,
         Kind::OutOfMemory => fp8rt_status::OUT_OF_MEMORY,
+        Kind::Cuda(_) => fp8rt_status::CUDA_ERROR,
         Kind::Internal => fp8rt_status::INTERNAL,
     }
 }
@@ -69,7 +74,15 @@ fn fail(function: &str, kind: Kind, message: &str) -> fp8rt_status {
         }
         last[length..].fill(0);
     });
+    if let Kind::Cuda(number) = kind {
+        LAST_CUDA.set(number);
+    }
     status(kind)
+}
+
+/// The number of this thread's last failure of CUDA.
+pub fn last_cuda_error() -> i32 {
+    LAST_CUDA.get()
 }
 
 /// This thread's last message.

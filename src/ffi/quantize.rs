@@ -36,7 +36,7 @@ impl Call {
             let health = counters(self.health)?;
             expect_stream(context, self.stream)?;
             let operands = Operands { source, codes: Some(codes), scales };
-            context.quantize(&Quantize::new(subject, operands, quantization.format, rule, health)?)
+            context.quantize(&Quantize::new(subject, operands, quantization.format, rule, health)?, self.stream)
         }
     }
 }
@@ -184,7 +184,7 @@ impl Call {
             let scales = tensor(context, self.scales, "scales", scales_place)?;
             let output = tensor(context, self.source, subject.name(), output_place)?;
             expect_stream(context, self.stream)?;
-            context.dequantize(&Dequantize::new(subject, codes, scales, quantization.format, output)?)
+            context.dequantize(&Dequantize::new(subject, codes, scales, quantization.format, output)?, self.stream)
         }
     }
 }

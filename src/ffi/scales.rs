@@ -134,6 +134,6 @@ unsafe fn compute(
         expect_stream(context, stream)?;
         let operands = Operands { source, codes: None, scales };
         let rule = Rule::Compute(quantization.formula);
-        context.quantize(&Quantize::new(subject, operands, quantization.format, rule, None)?)
+        context.quantize(&Quantize::new(subject, operands, quantization.format, rule, None)?, stream)
     }
 }

@@ -208,6 +208,24 @@ pub struct fp8rt_quantize_desc {
     pub part_rows: *const i64,
 }
 
+/// One weight of a call on many: the tensors of fp8rt_quantize_weight, and the parts.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_weight_entry {
+    /// BF16, F16 or F32 `[N, K]` or `[experts, N, K]`.
+    pub weight: fp8rt_tensor,
+    /// E4M3, same shape.
+    pub codes: fp8rt_tensor,
+    /// As fp8rt_weight_scales_layout says.
+    pub scales: fp8rt_tensor,
+    /// Rows of each part of a merged weight, in order; their sum is N. Read during the call only.
+    pub part_rows: *const i64,
+    /// Number of entries of `part_rows`; 0: the weight is one part.
+    pub num_parts: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
 /// Everything about a linear but its pointers: y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]).
 #[repr(C)]
 #[derive(Clone, Copy)]

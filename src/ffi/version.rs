@@ -1,10 +1,11 @@
 //! Versions, errors and the log.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
+use std::sync::LazyLock;
 
 use crate::log;
 
-use super::guard::{guard, last_message};
+use super::guard::{guard, last_cuda_error, last_message};
 use super::types::{fp8rt_log_callback, fp8rt_status};
 
 /// Version of the interface that this header describes: the number in `libfp8rt.so.0`.
@@ -19,13 +20,19 @@ pub extern "C" fn fp8rt_abi_version() -> u32 {
 /// One line on this build: version, features, architectures and the versions of what is compiled in. Static.
 #[unsafe(no_mangle)]
 pub extern "C" fn fp8rt_build_info() -> *const c_char {
-    const INFO: &str = concat!(
-        "fp8rt ",
-        env!("CARGO_PKG_VERSION"),
-        "; abi 0; features: none; host: x86_64 (sse2, avx2, avx512) or aarch64 (neon); cuda: not built; ",
-        "deepgemm: not built; cutlass: not built\0"
-    );
-    INFO.as_ptr().cast()
+    #[cfg(feature = "cuda")]
+    const GPU: &str =
+        concat!("features: cuda; kernels: sm_90a, untested sm_80, sm_89, sm_100, sm_120; nvcc: ", env!("FP8RT_NVCC"));
+    #[cfg(not(feature = "cuda"))]
+    const GPU: &str = "features: none; kernels: none; nvcc: none";
+    static INFO: LazyLock<CString> = LazyLock::new(|| {
+        let version = env!("CARGO_PKG_VERSION");
+        let host = "x86_64 (sse2, avx2, avx512) or aarch64 (neon)";
+        let text =
+            format!("fp8rt {version}; abi {FP8RT_ABI_VERSION}; host: {host}; {GPU}; deepgemm: none; cutlass: none");
+        CString::new(text).expect("no zero in it")
+    });
+    INFO.as_ptr()
 }
 
 /// What the last failed call of this thread said: function, argument, and both numbers where two disagree. Empty if none
@@ -38,7 +45,7 @@ pub extern "C" fn fp8rt_last_error() -> *const c_char {
 /// The CUDA driver's number for this thread's last FP8RT_STATUS_CUDA_ERROR; 0 if there was none.
 #[unsafe(no_mangle)]
 pub extern "C" fn fp8rt_last_cuda_error() -> i32 {
-    0
+    last_cuda_error()
 }
 
 /// The name of a status, "FP8RT_STATUS_SHAPE" for 3; "unknown" for a number that this library does not have. Static.

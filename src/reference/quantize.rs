@@ -108,7 +108,8 @@ pub fn quantize(request: &Quantize) {
             unsafe { request.scales.zero_padding() };
         }
         if let Some(counters) = request.health {
-            health.add_to(counters);
+            // SAFETY: the oracle is called with counters in host memory.
+            unsafe { health.add_to(counters) };
         }
     });
 }

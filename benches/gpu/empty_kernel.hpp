@@ -1,0 +1,14 @@
+// A kernel that does nothing, with as many bytes of parameters as asked, to see what a launch alone costs.
+
+#ifndef FP8RT_BENCH_EMPTY_KERNEL_HPP
+#define FP8RT_BENCH_EMPTY_KERNEL_HPP
+
+#include <cstddef>
+
+// Of these sizes there is one each.
+constexpr std::size_t kEmptyKernelBytes[] = {8, 160, 1024, 4000};
+
+// The kernel's symbol for the CUDA runtime; NULL for a size that there is none of.
+extern "C" const void *fp8rt_empty_kernel(std::size_t parameter_bytes);
+
+#endif  // FP8RT_BENCH_EMPTY_KERNEL_HPP

@@ -1,0 +1,295 @@
+//! A GPU: its driver, contexts, streams, modules and launches. The only part of the crate that names libcuda.
+
+mod copying;
+mod driver;
+mod quantize;
+mod refit;
+
+use std::ffi::c_void;
+use std::sync::{Mutex, OnceLock};
+
+use cudarc::driver::sys;
+
+use crate::cpu::forks;
+use crate::error::{Result, ensure, fail};
+use crate::kernels::{Kernel, MODULES, Module};
+use crate::tensor::Tensor;
+
+use copying::Copying;
+use driver::check;
+
+pub use refit::DeviceTable;
+
+/// Kernels of one module that were looked up so far, by name.
+struct Loaded {
+    module: sys::CUmodule,
+    functions: Vec<(&'static std::ffi::CStr, sys::CUfunction)>,
+}
+
+/// One GPU with its primary context, which is torch's too.
+pub struct Device {
+    pub ordinal: i32,
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    /// Multiprocessors.
+    pub processors: u32,
+    /// Compute capability times ten.
+    pub capability: u32,
+    /// Forks of this process when the device was opened: CUDA does not survive one.
+    forks: u64,
+    modules: [OnceLock<Loaded>; MODULES.len()],
+    /// For sources on the host; made when first used.
+    copying: Mutex<Option<Copying>>,
+    /// Whether every call asks if its pointers are device memory.
+    check_pointers: bool,
+}
+
+// SAFETY: handles of the driver, which any thread may use.
+unsafe impl Send for Device {}
+// SAFETY: as above; modules are published through `OnceLock`.
+unsafe impl Sync for Device {}
+
+/// A stream of the caller.
+#[derive(Clone, Copy)]
+pub struct Stream(sys::CUstream);
+
+impl Stream {
+    pub fn new(stream: *mut c_void) -> Stream {
+        Stream(stream.cast())
+    }
+}
+
+/// The size of a launch.
+pub struct Size {
+    pub blocks: u32,
+    pub threads: u32,
+}
+
+/// Our context is current until this is dropped; then it is the caller's again.
+struct Current {
+    pushed: bool,
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        if self.pushed {
+            let mut ours = std::ptr::null_mut();
+            // SAFETY: pops what `Device::enter` pushed on this thread.
+            unsafe { sys::cuCtxPopCurrent_v2(&mut ours) };
+        }
+    }
+}
+
+impl Device {
+    /// Opens the driver and retains the primary context.
+    pub fn open(ordinal: i32) -> Result<Device> {
+        driver::load()?;
+        let (mut count, mut device, mut context) = (0, 0, std::ptr::null_mut());
+        // SAFETY: `load` found every function that is called; places for the results.
+        unsafe {
+            check(sys::cuDeviceGetCount(&mut count), "cuDeviceGetCount")?;
+            ensure!(ordinal < count, NoDevice, "device is {ordinal}, this machine has {count}");
+            check(sys::cuDeviceGet(&mut device, ordinal), "cuDeviceGet")?;
+            let attribute = |which| {
+                let mut value = 0;
+                check(sys::cuDeviceGetAttribute(&mut value, which, device), "cuDeviceGetAttribute")
+                    .map(|()| value as u32)
+            };
+            use sys::CUdevice_attribute_enum as Attribute;
+            let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+            let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+            let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+            let capability = 10 * major + minor;
+            for module in MODULES {
+                let known = module.cubin(capability).is_some();
+                ensure!(
+                    known,
+                    Unsupported,
+                    "device {ordinal} has compute capability {major}.{minor}, this build has none of its code"
+                );
+            }
+            check(sys::cuDevicePrimaryCtxRetain(&mut context, device), "cuDevicePrimaryCtxRetain")?;
+            let check_pointers = std::env::var_os("FP8RT_CHECK").is_some_and(|value| !value.is_empty() && value != "0");
+            let modules = [const { OnceLock::new() }; MODULES.len()];
+            Ok(Device {
+                ordinal,
+                device,
+                context,
+                processors,
+                capability,
+                forks: forks(),
+                modules,
+                copying: Mutex::new(None),
+                check_pointers,
+            })
+        }
+    }
+
+    /// Makes our context current on this thread.
+    fn enter(&self) -> Result<Current> {
+        let now = forks();
+        ensure!(
+            now == self.forks,
+            Forked,
+            "the context on device {} was made before a fork ({} forks then, {now} now): make one in this process",
+            self.ordinal,
+            self.forks
+        );
+        let mut current = std::ptr::null_mut();
+        // SAFETY: the context is retained.
+        unsafe {
+            check(sys::cuCtxGetCurrent(&mut current), "cuCtxGetCurrent")?;
+            let pushed = current != self.context;
+            if pushed {
+                check(sys::cuCtxPushCurrent_v2(self.context), "cuCtxPushCurrent")?;
+            }
+            Ok(Current { pushed })
+        }
+    }
+
+    /// Loads every kernel, so that no call has to.
+    pub fn prepare(&self) -> Result<()> {
+        let _current = self.enter()?;
+        MODULES.iter().try_for_each(|&module| self.load(module).map(drop))
+    }
+
+    /// A kernel, loaded if need be; refused while the stream is captured, where loading is illegal.
+    fn function(&self, kernel: Kernel, stream: Stream) -> Result<sys::CUfunction> {
+        let loaded = match self.modules[kernel.module as usize].get() {
+            Some(loaded) => loaded,
+            None => {
+                self.expect_not_capturing(stream)?;
+                self.load(kernel.module)?
+            }
+        };
+        match loaded.functions.iter().find(|(name, _)| *name == kernel.name) {
+            Some(&(_, function)) => Ok(function),
+            None => fail!(Internal, "kernel {} is not in its module", kernel.name.to_string_lossy()),
+        }
+    }
+
+    fn expect_not_capturing(&self, stream: Stream) -> Result<()> {
+        let mut status = sys::CUstreamCaptureStatus_enum::CU_STREAM_CAPTURE_STATUS_NONE;
+        // SAFETY: the caller's stream.
+        unsafe { check(sys::cuStreamIsCapturing(stream.0, &mut status), "cuStreamIsCapturing") }?;
+        let free = status == sys::CUstreamCaptureStatus_enum::CU_STREAM_CAPTURE_STATUS_NONE;
+        ensure!(free, NotPrepared, "the stream is being captured: call fp8rt_context_prepare before");
+        Ok(())
+    }
+
+    fn load(&self, module: Module) -> Result<&Loaded> {
+        let place = &self.modules[module as usize];
+        if let Some(loaded) = place.get() {
+            return Ok(loaded);
+        }
+        let Some(cubin) = module.cubin(self.capability) else { fail!(Internal, "no code of {}", module.name()) };
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: code that nvcc made for this architecture.
+        unsafe { check(sys::cuModuleLoadData(&mut handle, cubin.code.as_ptr().cast()), "cuModuleLoadData") }?;
+        let mut functions = Vec::new();
+        for kernel in crate::kernels::all_of(module) {
+            let mut function = std::ptr::null_mut();
+            // SAFETY: a loaded module and a name.
+            let result = unsafe { sys::cuModuleGetFunction(&mut function, handle, kernel.name.as_ptr()) };
+            if let Err(error) = check(result, "cuModuleGetFunction") {
+                // SAFETY: nobody has seen it.
+                unsafe { sys::cuModuleUnload(handle) };
+                return Err(error);
+            }
+            functions.push((kernel.name, function));
+        }
+        if place.set(Loaded { module: handle, functions }).is_err() {
+            // SAFETY: another thread was first; nobody has seen this one.
+            unsafe { sys::cuModuleUnload(handle) };
+        }
+        Ok(place.get().expect("set by one of us"))
+    }
+
+    /// Enqueues a kernel whose only parameter is `arguments`. It may start before the one before it has ended, and waits by
+    /// itself; the next one may do the same.
+    fn launch<A>(&self, kernel: Kernel, size: Size, arguments: &A, stream: Stream) -> Result<()> {
+        let function = self.function(kernel, stream)?;
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            // SAFETY: a union of plain numbers.
+            value: unsafe { std::mem::zeroed() },
+        };
+        attribute.value.programmaticStreamSerializationAllowed = 1;
+        let config = sys::CUlaunchConfig {
+            gridDimX: size.blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: size.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream.0,
+            attrs: &mut attribute,
+            numAttrs: if self.capability >= 90 { 1 } else { 0 },
+        };
+        let mut parameters = [(arguments as *const A).cast_mut().cast::<c_void>()];
+        // SAFETY: the function takes one parameter of this layout, which the driver copies before it returns.
+        unsafe {
+            check(
+                sys::cuLaunchKernelEx(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut()),
+                "cuLaunchKernelEx",
+            )
+        }
+    }
+
+    /// Under `FP8RT_CHECK=1`: fails unless each tensor is memory of this device.
+    fn check_pointers(&self, tensors: &[&Tensor]) -> Result<()> {
+        if self.check_pointers {
+            for tensor in tensors.iter().filter(|tensor| !tensor.is_empty()) {
+                self.expect_device_memory(tensor)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn expect_device_memory(&self, tensor: &Tensor) -> Result<()> {
+        let mut ordinal = -1i32;
+        // SAFETY: an address, which the driver only looks up.
+        let result = unsafe {
+            sys::cuPointerGetAttribute(
+                (&raw mut ordinal).cast(),
+                sys::CUpointer_attribute_enum::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+                tensor.address() as u64,
+            )
+        };
+        let (name, address) = (tensor.name, tensor.address() as usize);
+        let known = result == sys::cudaError_enum::CUDA_SUCCESS;
+        ensure!(
+            known,
+            Device,
+            "{name} at {address:#x} is no memory of a GPU, the context is on device {}",
+            self.ordinal
+        );
+        ensure!(
+            ordinal == self.ordinal,
+            Device,
+            "{name} at {address:#x} is memory of device {ordinal}, the context is on device {}",
+            self.ordinal
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // In a forked child the handles are the parent's.
+        if let Ok(_current) = self.enter() {
+            for loaded in self.modules.iter_mut().filter_map(OnceLock::take) {
+                // SAFETY: no plan or call uses it any more.
+                unsafe { sys::cuModuleUnload(loaded.module) };
+            }
+            if let Some(copying) = self.copying.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+                copying.destroy();
+            }
+            drop(_current);
+            // SAFETY: retained by `open`.
+            unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+        }
+    }
+}

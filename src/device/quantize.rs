@@ -1,0 +1,277 @@
+//! Quantize and dequantize on a GPU: requests become the arguments of a launch.
+
+use crate::blocks::{BLOCK, RowGrid, aligned_rows, groups};
+use crate::error::{Result, ensure};
+use crate::kernels::{self, Arguments, DequantizeArguments, FEW, Header, Kernel, MANY, Matrix};
+use crate::quantize::{Dequantize, Quantize, Rule, Scales};
+use crate::recipe::{Formula, Recipe, ScaleFormat};
+use crate::refit::Manner;
+use crate::tensor::{Dtype, Tensor};
+
+use super::{Device, Size, Stream};
+
+/// Threads of a block of the kernels over blocks, and how many such blocks a multiprocessor holds.
+const BLOCK_THREADS: u32 = 256;
+const RESIDENT: u32 = 3;
+/// Blocks of 128x128 of one launch.
+const MOST_TILES: usize = i32::MAX as usize;
+/// Rows and groups that a thread block of the kernels over groups takes, small and large.
+const SMALL_ROWS: usize = 1;
+const LARGE_ROWS: usize = 32;
+const GROUPS_AT_ONCE: usize = 4;
+
+/// Place of a dtype's kernel among the three.
+fn index(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::Bf16 => 0,
+        Dtype::F16 => 1,
+        _ => 2,
+    }
+}
+
+fn extent(value: usize, tensor: &Tensor) -> Result<u32> {
+    ensure!(
+        value <= i32::MAX as usize,
+        Unsupported,
+        "{} has an extent of {value}, a GPU takes {}",
+        tensor.name,
+        i32::MAX
+    );
+    Ok(value as u32)
+}
+
+/// Some rows of a matrix: all of an activation, a part of a weight.
+pub struct Rows {
+    pub first: usize,
+    pub count: usize,
+    /// Bands before them.
+    pub bands: usize,
+}
+
+/// The matrix that a kernel works on: `values` are the source, or the output of a dequantization.
+pub fn matrix(
+    values: &Tensor,
+    codes: Option<&Tensor>,
+    scales: &Scales,
+    rows: &Rows,
+    first_tile: u32,
+) -> Result<Matrix> {
+    let size = values.dtype.bytes();
+    let offset = |tensor: &Tensor| tensor.address().wrapping_add(rows.first * tensor.stride[1] * tensor.dtype.bytes());
+    let packed = scales.format == ScaleFormat::Ue8m0Packed;
+    let table = scales.tensor;
+    // A column-major tensor of one row has its rows 1 apart, whatever its stride says.
+    let scale_row = if scales.padded { 1 } else { table.stride[1] };
+    let scale_first = scale_row * if packed { rows.first } else { rows.bands };
+    let (source, target) = (offset(values), codes.map_or(std::ptr::null_mut(), offset));
+    let (codes_stride, codes_expert) = codes.map_or((0, 0), |codes| (codes.stride[1], codes.stride[0]));
+    let last = rows.first + rows.count == values.rows();
+    let aligned = [source as usize, values.stride[1] * size, values.stride[0] * size].iter().all(|v| v % 16 == 0)
+        && [target as usize, codes_stride, codes_expert].iter().all(|v| v % 8 == 0);
+    Ok(Matrix {
+        source: source.cast(),
+        codes: target,
+        scales: table.address().wrapping_add(4 * scale_first).cast(),
+        source_stride: values.stride[1] as i64,
+        codes_stride: codes_stride as i64,
+        source_expert: values.stride[0] as i64,
+        codes_expert: codes_expert as i64,
+        scale_row: scale_row as i64,
+        scale_column: table.stride[2] as i64,
+        scale_expert: table.stride[0] as i64,
+        scale_limit: (table.bytes() / 4).saturating_sub(scale_first) as i64,
+        rows: extent(rows.count, values)?,
+        columns: extent(values.columns(), values)?,
+        experts: extent(values.experts(), values)?,
+        padding: if scales.padded && last { (aligned_rows(values.rows()) - values.rows()) as u32 } else { 0 },
+        first_tile,
+        aligned: aligned as u32,
+    })
+}
+
+/// The tiles of a matrix.
+pub fn tiles(matrix: &Matrix) -> usize {
+    matrix.experts as usize * (matrix.rows as usize).div_ceil(BLOCK) * groups(matrix.columns as usize)
+}
+
+fn header(formula: Option<Formula>, format: ScaleFormat, scales_only: bool, health: *mut std::ffi::c_void) -> Header {
+    let format = match format {
+        ScaleFormat::Fp32 => 0,
+        ScaleFormat::Pow2 => 1,
+        ScaleFormat::Ue8m0Packed => 2,
+    };
+    let rule = match (formula, scales_only) {
+        (None, _) => kernels::GIVEN,
+        (_, true) => kernels::SCALES_ONLY,
+        (_, false) => kernels::COMPUTE,
+    };
+    let recipe = formula.map_or(0, |formula| match formula.recipe() {
+        Recipe::Vllm => 0,
+        Recipe::DeepGemm => 1,
+        Recipe::NemoRl => 2,
+        Recipe::Te => 3,
+    });
+    let floor = formula.map_or(0.0, |formula| formula.floor());
+    Header { health, table: std::ptr::null(), floor, recipe, format, rule, count: 0, tiles: 0 }
+}
+
+/// The header of a quantization of many weights.
+pub fn header_of(manner: Manner) -> Header {
+    let health = manner.health.map_or(std::ptr::null_mut(), |health| health.0.as_ptr().cast());
+    header(Some(manner.formula), manner.format, false, health)
+}
+
+/// Whether only the general kernels do this.
+pub fn is_general(header: &Header) -> bool {
+    header.rule != kernels::COMPUTE || header.format == 2 || !header.health.is_null()
+}
+
+/// As many thread blocks as the device holds at once; they walk over the tiles.
+pub fn batch_size(device: &Device, tiles: u32) -> Size {
+    Size { blocks: tiles.min(device.processors * RESIDENT), threads: BLOCK_THREADS }
+}
+
+/// Matrices of one dtype, launched when they are full.
+pub struct Batch<'a> {
+    device: &'a Device,
+    stream: Stream,
+    dtype: Dtype,
+    arguments: Arguments<MANY>,
+    tiles: usize,
+}
+
+impl<'a> Batch<'a> {
+    pub fn new(device: &'a Device, stream: Stream, dtype: Dtype, header: Header) -> Batch<'a> {
+        Batch { device, stream, dtype, arguments: Arguments { header, matrices: [Matrix::NONE; MANY] }, tiles: 0 }
+    }
+
+    /// Adds the parts of a weight.
+    pub fn add(&mut self, request: &Quantize) -> Result<()> {
+        parts(&request.grid)
+            .try_for_each(|rows| self.push_one(matrix(request.source, request.codes, &request.scales, &rows, 0)?))
+    }
+
+    /// Adds a matrix; launches the ones before it if there is no room.
+    pub fn push_one(&mut self, mut matrix: Matrix) -> Result<()> {
+        let tiles = tiles(&matrix);
+        ensure!(tiles <= MOST_TILES, Unsupported, "the weight has {tiles} blocks, a GPU takes {MOST_TILES}");
+        if tiles == 0 {
+            return Ok(());
+        }
+        if self.arguments.header.count as usize == MANY || self.tiles + tiles > MOST_TILES {
+            self.launch()?;
+        }
+        matrix.first_tile = self.tiles as u32;
+        self.arguments.matrices[self.arguments.header.count as usize] = matrix;
+        self.arguments.header.count += 1;
+        self.tiles += tiles;
+        Ok(())
+    }
+
+    /// Launches what was added since the last launch.
+    pub fn launch(&mut self) -> Result<()> {
+        let header = &mut self.arguments.header;
+        let count = header.count as usize;
+        if count == 0 {
+            return Ok(());
+        }
+        header.tiles = self.tiles as u32;
+        let general = is_general(header);
+        let size = batch_size(self.device, header.tiles);
+        let at = index(self.dtype);
+        if count <= FEW && !general {
+            let matrices = std::array::from_fn(|i| self.arguments.matrices[i]);
+            let few = Arguments::<FEW> { header: self.arguments.header, matrices };
+            self.device.launch(kernels::BLOCKS_FEW[at], size, &few, self.stream)?;
+        } else {
+            let kernel = if general { kernels::BLOCKS_GENERAL[at] } else { kernels::BLOCKS_MANY[at] };
+            self.device.launch(kernel, size, &self.arguments, self.stream)?;
+        }
+        self.arguments.header.count = 0;
+        self.tiles = 0;
+        Ok(())
+    }
+}
+
+/// The parts of a grid, as rows.
+pub fn parts<'a>(grid: &'a RowGrid) -> impl Iterator<Item = Rows> + 'a {
+    let mut before = Rows { first: 0, count: 0, bands: 0 };
+    grid.part_rows().map(move |count| {
+        let rows = Rows { first: before.first, count, bands: before.bands };
+        before = Rows { first: rows.first + count, count: 0, bands: rows.bands + count.div_ceil(BLOCK) };
+        rows
+    })
+}
+
+impl Device {
+    /// Enqueues a checked quantization.
+    pub fn quantize(&self, request: &Quantize, stream: Stream) -> Result<()> {
+        let _current = self.enter()?;
+        self.check_pointers(&[request.source, request.scales.tensor])?;
+        if let Some(codes) = request.codes {
+            self.check_pointers(&[codes])?;
+        }
+        let formula = match request.rule {
+            Rule::Compute(formula) => Some(formula),
+            Rule::Given => None,
+        };
+        let health = request.health.map_or(std::ptr::null_mut(), |health| health.0.as_ptr().cast());
+        let header = header(formula, request.scales.format, request.codes.is_none(), health);
+        if request.grid.height() == 1 {
+            return self.groups(request, header, stream);
+        }
+        let mut batch = Batch::new(self, stream, request.source.dtype, header);
+        batch.add(request)?;
+        batch.launch()
+    }
+
+    fn groups(&self, request: &Quantize, header: Header, stream: Stream) -> Result<()> {
+        let source = request.source;
+        let rows = Rows { first: 0, count: source.rows(), bands: 0 };
+        let matrix = matrix(source, request.codes, &request.scales, &rows, 0)?;
+        if source.is_empty() {
+            return Ok(());
+        }
+        let quads = groups(source.columns()).div_ceil(GROUPS_AT_ONCE);
+        let stored_rows = source.rows() + matrix.padding as usize;
+        let large = stored_rows.div_ceil(LARGE_ROWS) * quads;
+        // Few rows are spread over the chip; many are taken in strides that keep more loads in flight.
+        let (kernel, blocks, threads): (Kernel, usize, u32) = if large >= 2 * self.processors as usize {
+            (kernels::GROUPS_LARGE[index(source.dtype)], large, 256)
+        } else {
+            (kernels::GROUPS_SMALL[index(source.dtype)], stored_rows.div_ceil(SMALL_ROWS) * quads, 64)
+        };
+        ensure!(
+            blocks <= i32::MAX as usize,
+            Unsupported,
+            "{} needs {blocks} thread blocks, a GPU takes {}",
+            source.name,
+            i32::MAX
+        );
+        let arguments = Arguments::<1> { header, matrices: [matrix] };
+        self.launch(kernel, Size { blocks: blocks as u32, threads }, &arguments, stream)
+    }
+
+    /// Enqueues a checked dequantization.
+    pub fn dequantize(&self, request: &Dequantize, stream: Stream) -> Result<()> {
+        let _current = self.enter()?;
+        self.check_pointers(&[request.codes, request.scales.tensor, request.output])?;
+        if request.codes.is_empty() {
+            return Ok(());
+        }
+        for rows in parts(&request.grid) {
+            let mut matrix = matrix(request.output, Some(request.codes), &request.scales, &rows, 0)?;
+            matrix.padding = 0;
+            let chunks = matrix.experts as usize * rows.count * request.codes.columns().div_ceil(8);
+            if chunks == 0 {
+                continue;
+            }
+            let format = header(None, request.scales.format, false, std::ptr::null_mut()).format;
+            let arguments = DequantizeArguments { matrix, format, band: request.grid.height() as u32 };
+            let blocks = chunks.div_ceil(256).min(self.processors as usize * 16) as u32;
+            let kernel = kernels::DEQUANTIZE_ROWS[index(request.output.dtype)];
+            self.launch(kernel, Size { blocks, threads: 256 }, &arguments, stream)?;
+        }
+        Ok(())
+    }
+}

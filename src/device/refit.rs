@@ -1,0 +1,249 @@
+//! Many weights in few launches: entries that travel with the launch, a table in device memory, and sources on the host.
+
+use std::ffi::c_void;
+
+use cudarc::driver::sys;
+
+use crate::blocks::BLOCK;
+use crate::error::{Result, ensure};
+use crate::kernels::{self, Header, Matrix};
+use crate::quantize::Quantize;
+use crate::refit::{Entries, Manner, SOURCES, name_entry};
+
+use super::driver::check;
+use super::quantize::{Batch, Rows, batch_size, header_of, is_general, matrix, parts, tiles};
+use super::{Copying, Device, Stream};
+
+/// The matrices of one source dtype in device memory.
+struct Part {
+    address: sys::CUdeviceptr,
+    count: u32,
+    tiles: u32,
+}
+
+/// A table of weights in device memory.
+pub struct DeviceTable {
+    parts: [Option<Part>; SOURCES.len()],
+}
+
+impl Device {
+    /// Enqueues checked entries: a launch for each source dtype and each batch of matrices.
+    pub fn quantize_many(&self, entries: &dyn Entries, manner: Manner, stream: Stream) -> Result<()> {
+        let _current = self.enter()?;
+        self.check_entries(entries, true)?;
+        for dtype in SOURCES {
+            let mut batch = None;
+            entries.visit(&mut |index, entry| {
+                if entry.weight.dtype != dtype {
+                    return Ok(());
+                }
+                let batch = batch.get_or_insert_with(|| Batch::new(self, stream, dtype, header_of(manner)));
+                batch.add(&entry.request(manner)?).map_err(name_entry(index))
+            })?;
+            if let Some(batch) = &mut batch {
+                batch.launch()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies checked entries into device memory, in the form that the kernels read.
+    pub fn upload(&self, entries: &dyn Entries, manner: Manner) -> Result<DeviceTable> {
+        let _current = self.enter()?;
+        self.check_entries(entries, true)?;
+        let mut table = DeviceTable { parts: [const { None }; SOURCES.len()] };
+        for (place, dtype) in table.parts.iter_mut().zip(SOURCES) {
+            let mut matrices = Vec::new();
+            let mut total = 0usize;
+            let visited = entries.visit(&mut |index, entry| {
+                if entry.weight.dtype != dtype {
+                    return Ok(());
+                }
+                let request = entry.request(manner)?;
+                for rows in parts(&request.grid) {
+                    let made = matrix(request.source, request.codes, &request.scales, &rows, total as u32);
+                    let made = made.map_err(name_entry(index))?;
+                    if tiles(&made) > 0 {
+                        total += tiles(&made);
+                        matrices.push(made);
+                    }
+                }
+                let most = i32::MAX;
+                ensure!(total <= most as usize, Unsupported, "the entries have {total} blocks, a GPU takes {most}");
+                Ok(())
+            });
+            let stored = visited.and_then(|()| self.store(&matrices, total as u32));
+            match stored {
+                Ok(part) => *place = part,
+                Err(error) => {
+                    self.free_parts(&mut table);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(table)
+    }
+
+    fn store(&self, matrices: &[Matrix], tiles: u32) -> Result<Option<Part>> {
+        if matrices.is_empty() {
+            return Ok(None);
+        }
+        let (mut address, bytes) = (0, size_of_val(matrices));
+        // SAFETY: our context is current; the copy is complete when the call returns.
+        unsafe {
+            check(sys::cuMemAlloc_v2(&mut address, bytes), "cuMemAlloc")?;
+            let copied = check(sys::cuMemcpyHtoD_v2(address, matrices.as_ptr().cast(), bytes), "cuMemcpyHtoD");
+            if let Err(error) = copied {
+                sys::cuMemFree_v2(address);
+                return Err(error);
+            }
+        }
+        Ok(Some(Part { address, count: matrices.len() as u32, tiles }))
+    }
+
+    /// Enqueues a launch for each source dtype of the table.
+    pub fn run_table(&self, table: &DeviceTable, manner: Manner, stream: Stream) -> Result<()> {
+        let _current = self.enter()?;
+        for (at, part) in table.parts.iter().enumerate() {
+            let Some(part) = part else { continue };
+            let header = Header {
+                table: part.address as *const Matrix,
+                count: part.count,
+                tiles: part.tiles,
+                ..header_of(manner)
+            };
+            let general = is_general(&header);
+            let kernel = if general { kernels::BLOCKS_GENERAL_TABLE[at] } else { kernels::BLOCKS_TABLE[at] };
+            self.launch(kernel, batch_size(self, part.tiles), &header, stream)?;
+        }
+        Ok(())
+    }
+
+    /// Frees a table whose runs have ended.
+    pub fn free_table(&self, mut table: DeviceTable) {
+        // In a forked child the memory is the parent's.
+        if let Ok(_current) = self.enter() {
+            self.free_parts(&mut table);
+        }
+    }
+
+    fn free_parts(&self, table: &mut DeviceTable) {
+        for part in table.parts.iter_mut().filter_map(Option::take) {
+            // SAFETY: allocated by `store`, our context is current.
+            unsafe { sys::cuMemFree_v2(part.address) };
+        }
+    }
+
+    fn check_entries(&self, entries: &dyn Entries, sources: bool) -> Result<()> {
+        entries.visit(&mut |index, entry| {
+            let own = if sources { self.check_pointers(&[entry.weight]) } else { Ok(()) };
+            own.and_then(|()| self.check_pointers(&[entry.codes, entry.scales])).map_err(name_entry(index))
+        })
+    }
+
+    /// Quantizes from host memory through the caller's staging memory.
+    pub fn quantize_many_from_host(
+        &self,
+        entries: &dyn Entries,
+        manner: Manner,
+        staging: *mut u8,
+        staging_bytes: usize,
+        stream: Stream,
+    ) -> Result<()> {
+        let _current = self.enter()?;
+        self.check_entries(entries, false)?;
+        self.expect_not_capturing(stream)?;
+        let address = staging as usize;
+        ensure!(address.is_multiple_of(256), Alignment, "staging is at address {address:#x}, needs 256-byte alignment");
+        let half = staging_bytes / 2 / 256 * 256;
+        entries.visit(&mut |index, entry| {
+            let row = entry.weight.columns() * entry.weight.dtype.bytes();
+            let needed = 2 * (BLOCK * row).next_multiple_of(256);
+            ensure!(
+                entry.weight.is_empty() || (staging_bytes >= needed && address != 0),
+                Workspace,
+                "entries[{index}]: staging has {staging_bytes} bytes, two times 128 rows of K = {} need {needed}",
+                entry.weight.columns()
+            );
+            Ok(())
+        })?;
+        let mut copying = self.copying.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if copying.is_none() {
+            *copying = Some(Copying::new()?);
+        }
+        let copying = copying.as_ref().expect("made above");
+        // The staging memory is ours from this point of the caller's stream on.
+        copying.begin(stream)?;
+        let mut pieces = Pieces { device: self, copying, staging, half, stream, next: 0 };
+        entries.visit(&mut |index, entry| {
+            pieces.add(&entry.request(manner)?, header_of(manner)).map_err(name_entry(index))
+        })
+    }
+}
+
+/// Pieces of weights, alternating between the halves of the staging memory.
+struct Pieces<'a> {
+    device: &'a Device,
+    copying: &'a Copying,
+    staging: *mut u8,
+    half: usize,
+    stream: Stream,
+    next: usize,
+}
+
+impl Pieces<'_> {
+    fn add(&mut self, request: &Quantize, header: Header) -> Result<()> {
+        let row = request.source.columns() * request.source.dtype.bytes();
+        if request.source.is_empty() {
+            return Ok(());
+        }
+        let most = self.half / row / BLOCK * BLOCK;
+        for expert in 0..request.source.experts() {
+            for part in parts(&request.grid) {
+                for first in (0..part.count).step_by(most) {
+                    let count = (part.count - first).min(most);
+                    let rows = Rows { first: part.first + first, count, bands: part.bands + first / BLOCK };
+                    self.piece(request, header, expert, &rows)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies some rows of an expert, and quantizes them when they are there.
+    fn piece(&mut self, request: &Quantize, header: Header, expert: usize, rows: &Rows) -> Result<()> {
+        let side = self.next % 2;
+        let target = self.staging.wrapping_add(side * self.half);
+        if self.next >= 2 {
+            self.copying.wait_until_read(side)?;
+        }
+        self.next += 1;
+        let source = request.source;
+        let size = source.dtype.bytes();
+        let row = source.columns() * size;
+        let from = source.address().wrapping_add((expert * source.stride[0] + rows.first * source.stride[1]) * size);
+        if source.stride[1] == source.columns() || rows.count == 1 {
+            self.copying.copy(target, from, row * rows.count)?;
+        } else {
+            for index in 0..rows.count {
+                let from = from.wrapping_add(index * source.stride[1] * size);
+                self.copying.copy(target.wrapping_add(index * row), from, row)?;
+            }
+        }
+        self.copying.copied(side, self.stream)?;
+        let mut piece = matrix(source, request.codes, &request.scales, rows, 0)?;
+        let expert = expert as i64;
+        piece.source = target.cast::<c_void>();
+        piece.source_stride = source.columns() as i64;
+        piece.codes = piece.codes.wrapping_add((expert * piece.codes_expert) as usize);
+        piece.scales = piece.scales.cast::<u32>().wrapping_add((expert * piece.scale_expert) as usize).cast();
+        piece.scale_limit -= expert * piece.scale_expert;
+        piece.experts = 1;
+        let codes_aligned = (piece.codes as usize).is_multiple_of(8) && piece.codes_stride % 8 == 0;
+        piece.aligned = (row.is_multiple_of(16) && codes_aligned) as u32;
+        let mut batch = Batch::new(self.device, self.stream, source.dtype, header);
+        batch.push_one(piece)?;
+        batch.launch()?;
+        self.copying.read(side, self.stream)
+    }
+}

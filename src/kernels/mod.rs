@@ -1,0 +1,99 @@
+//! The kernels that nvcc compiled at build time, and the structs that are passed to them.
+
+mod arguments;
+
+pub use arguments::*;
+
+/// The machine code of one source file for one architecture.
+pub struct Cubin {
+    /// Compute capability times ten.
+    pub architecture: u32,
+    pub code: &'static [u8],
+}
+
+include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
+
+/// A source file of kernels, loaded as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Module {
+    Blocks,
+    Groups,
+    Dequantize,
+}
+
+/// All of them.
+pub const MODULES: [Module; 3] = [Module::Blocks, Module::Groups, Module::Dequantize];
+
+impl Module {
+    pub fn name(self) -> &'static str {
+        match self {
+            Module::Blocks => "blocks",
+            Module::Groups => "groups",
+            Module::Dequantize => "dequantize",
+        }
+    }
+
+    /// The newest code that a device of this capability runs: same major version, minor version not above. An
+    /// architecture with an "a" runs on its own capability alone.
+    pub fn cubin(self, capability: u32) -> Option<&'static Cubin> {
+        let cubins = match self {
+            Module::Blocks => BLOCKS,
+            Module::Groups => GROUPS,
+            Module::Dequantize => DEQUANTIZE,
+        };
+        let runs = |cubin: &&Cubin| {
+            let same_major = cubin.architecture / 10 == capability / 10;
+            same_major && cubin.architecture <= capability && (cubin.architecture != 90 || capability == 90)
+        };
+        cubins.iter().filter(runs).max_by_key(|cubin| cubin.architecture)
+    }
+}
+
+/// A kernel and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    pub module: Module,
+    pub name: &'static std::ffi::CStr,
+}
+
+/// The three source types, by the place of their kernels.
+macro_rules! by_dtype {
+    ($module:ident, $prefix:literal, $suffix:literal) => {
+        [
+            Kernel { module: Module::$module, name: c_name(concat!($prefix, "bf16", $suffix, "\0")) },
+            Kernel { module: Module::$module, name: c_name(concat!($prefix, "f16", $suffix, "\0")) },
+            Kernel { module: Module::$module, name: c_name(concat!($prefix, "f32", $suffix, "\0")) },
+        ]
+    };
+}
+
+const fn c_name(name: &'static str) -> &'static std::ffi::CStr {
+    match std::ffi::CStr::from_bytes_with_nul(name.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => panic!("a name ends with a zero"),
+    }
+}
+
+pub const BLOCKS_FEW: [Kernel; 3] = by_dtype!(Blocks, "quantize_blocks_", "_few");
+pub const BLOCKS_MANY: [Kernel; 3] = by_dtype!(Blocks, "quantize_blocks_", "_many");
+pub const BLOCKS_TABLE: [Kernel; 3] = by_dtype!(Blocks, "quantize_blocks_", "_table");
+pub const BLOCKS_GENERAL: [Kernel; 3] = by_dtype!(Blocks, "quantize_blocks_", "_general");
+pub const BLOCKS_GENERAL_TABLE: [Kernel; 3] = by_dtype!(Blocks, "quantize_blocks_", "_general_table");
+pub const GROUPS_SMALL: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_small");
+pub const GROUPS_LARGE: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_large");
+pub const DEQUANTIZE_ROWS: [Kernel; 3] = by_dtype!(Dequantize, "dequantize_", "");
+
+/// Every kernel of a module.
+pub fn all_of(module: Module) -> impl Iterator<Item = Kernel> {
+    let all = [
+        BLOCKS_FEW,
+        BLOCKS_MANY,
+        BLOCKS_TABLE,
+        BLOCKS_GENERAL,
+        BLOCKS_GENERAL_TABLE,
+        GROUPS_SMALL,
+        GROUPS_LARGE,
+        DEQUANTIZE_ROWS,
+    ];
+    all.into_iter().flatten().filter(move |kernel| kernel.module == module)
+}
