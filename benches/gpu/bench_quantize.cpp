@@ -1,33 +1,24 @@
-// Times the quantizers on a GPU: bench_quantize [copy] [weights] [refit] [activations] [fused] [host]
+// Times the quantizers on a GPU: bench_quantize [copy] [weights] [refit] [activations] [host]
 //
 // One line a measurement. us: events around a call after L2 was written over, median. graph_us: one call of many
 // captured back to back, median. TB/s counts each input byte read once and each code written once; copy counts bytes
 // read and written.
 
-#include <algorithm>
 #include <cstdio>
-#include <exception>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "bare_launch.hpp"
+#include "sections.hpp"
 #include "tensors.hpp"
 #include "timers.hpp"
 
 namespace fp8rt_bench {
 namespace {
 
-constexpr float kEpsilon = 1e-5f;
 constexpr std::pair<std::int64_t, std::int64_t> kLayer[] = {{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}};
 constexpr int kLayers = 32;
-
-fp8rt::Context gpu_context() {
-  fp8rt_context_desc desc = fp8rt::context_desc();
-  desc.device = kDevice;
-  return fp8rt::Context(desc);
-}
 
 class Bench {
  public:
@@ -117,38 +108,13 @@ class Bench {
     }
   }
 
-  void fused() {
-    for (const std::int64_t m : {16, 1024, 8192}) {
-      const Tensor gate_up = random_bf16(m, 2 * 14336);
-      const ActivationOutputs outputs(m, 14336);
-      const double us = timer_.us([&] {
-        fp8rt::check(fp8rt_silu_and_mul_quantize(context_.get(), nullptr, &gate_up.view, &outputs.codes.view,
-                                                 &outputs.scales.view, nullptr, stream_.get()));
-      });
-      std::printf("fused op=silu M=%ld K=14336 us=%.2f tbs=%.3f\n", long{m}, us, rate(m * 14336, 5, us));
-    }
-    for (const std::int64_t k : {14336, 4096}) {
-      for (const std::int64_t m : {16, 1024, 8192}) {
-        const Tensor input = random_bf16(m, k), residual = random_bf16(m, k), row = random_bf16(1, k);
-        const ActivationOutputs outputs(m, k);
-        const fp8rt_tensor weight = vector_of(row);
-        const double us = timer_.us([&] {
-          fp8rt::check(fp8rt_rms_norm_quantize(context_.get(), nullptr, &input.view, &residual.view, &weight,
-                                               kEpsilon, &outputs.codes.view, &outputs.scales.view, nullptr,
-                                               stream_.get()));
-        });
-        std::printf("fused op=norm_residual M=%ld K=%ld us=%.2f tbs=%.3f\n", long{m}, long{k}, us, rate(m * k, 7, us));
-      }
-    }
-  }
-
   void host() {
     for (const std::size_t bytes : kEmptyKernelBytes) {
       BareLaunch launch(stream_, bytes);
       const double us = host_us(stream_, [&] { launch(); });
       std::printf("host call=cuLaunchKernelEx parameter_bytes=%zu us=%.2f\n", bytes, us);
     }
-    const Tensor x = random_bf16(1, 4096), gate_up = random_bf16(1, 2 * 4096);
+    const Tensor x = random_bf16(1, 4096);
     const ActivationOutputs outputs(1, 4096);
     const Weight weight(128, 4096);
     print_host("quantize_activation", [&] { quantize(x, outputs); });
@@ -156,26 +122,15 @@ class Bench {
       fp8rt::check(fp8rt_quantize_weight(context_.get(), nullptr, &weight.values.view, &weight.codes.view,
                                          &weight.scales.view, nullptr, stream_.get()));
     });
-    print_host("silu_and_mul_quantize", [&] {
-      fp8rt::check(fp8rt_silu_and_mul_quantize(context_.get(), nullptr, &gate_up.view, &outputs.codes.view,
-                                               &outputs.scales.view, nullptr, stream_.get()));
-    });
   }
 
  private:
-  static double rate(std::int64_t elements, int bytes, double us) {
-    return static_cast<double>(elements) * bytes / us / 1e6;
-  }
   static void print_refit(const char *way, std::int64_t elements, double us) {
     std::printf("refit model=llama-3.1-8b way=%s ms=%.3f tbs=%.3f\n", way, us / 1e3, rate(elements, 3, us));
   }
   void print_host(const char *name, const Call &call) {
     call();
     std::printf("host call=%s us=%.2f\n", name, host_us(stream_, call));
-  }
-  static fp8rt_tensor vector_of(const Tensor &row) {
-    return fp8rt_tensor{row.view.data, row.view.bytes, row.view.dtype, kDevice, 1, 0, {row.view.shape[1], 0, 0},
-                        {1, 0, 0}};
   }
   void quantize(const Tensor &input, const ActivationOutputs &outputs) {
     fp8rt::check(fp8rt_quantize_activation(context_.get(), nullptr, &input.view, &outputs.codes.view,
@@ -187,54 +142,16 @@ class Bench {
   StreamTimer timer_;
 };
 
-struct Section {
-  const char *name;
-  void (Bench::*run)();
-};
-
-constexpr Section kSections[] = {{"copy", &Bench::copy},
+constexpr Section<Bench> kSections[] = {{"copy", &Bench::copy},
                                  {"weights", &Bench::weights},
                                  {"refit", &Bench::refit},
                                  {"activations", &Bench::activations},
-                                 {"fused", &Bench::fused},
                                  {"host", &Bench::host}};
-
-// A section that fails says so, and the others run.
-int run(const std::vector<std::string> &wanted) {
-  cudaDeviceProp properties;
-  CUDA(cudaGetDeviceProperties(&properties, kDevice));
-  std::printf("device %s, %d multiprocessors\n%s\n", properties.name, properties.multiProcessorCount,
-              fp8rt_build_info());
-  Bench bench;
-  int failures = 0;
-  for (const Section &section : kSections) {
-    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), section.name) == wanted.end()) {
-      continue;
-    }
-    try {
-      (bench.*section.run)();
-    } catch (const std::exception &error) {
-      std::printf("%s failed: %s\n", section.name, error.what());
-      failures += 1;
-    }
-    std::fflush(stdout);
-  }
-  return failures == 0 ? 0 : 1;
-}
 
 }  // namespace
 }  // namespace fp8rt_bench
 
 int main(int argc, char **argv) {
-  const auto [count, reason] = fp8rt_test::count_devices();
-  if (count == 0) {
-    std::printf("skipped: no GPU: %s\n", reason.c_str());
-    return 77;
-  }
-  try {
-    return fp8rt_bench::run({argv + 1, argv + argc});
-  } catch (const std::exception &error) {
-    std::printf("failed: %s\n", error.what());
-    return 1;
-  }
+  using namespace fp8rt_bench;
+  return run_sections<Bench>(kSections, sizeof kSections / sizeof *kSections, {argv + 1, argv + argc});
 }

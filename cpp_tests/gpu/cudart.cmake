@@ -13,6 +13,11 @@ add_library(fp8rt_cudart INTERFACE)
 target_include_directories(fp8rt_cudart SYSTEM INTERFACE "${FP8RT_CUDA_ROOT}/include")
 target_link_libraries(fp8rt_cudart INTERFACE "${FP8RT_CUDART}" Threads::Threads ${CMAKE_DL_LIBS} rt)
 
+# Whether the library has the fused producers.
+file(STRINGS "${FP8RT_SOURCE_DIR}/include/fp8rt.h" fused REGEX "fp8rt_silu_and_mul\\(")
+set(FP8RT_FUSED "${fused}" CACHE INTERNAL "Declaration of a fused producer; empty: there are none")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${FP8RT_SOURCE_DIR}/include/fp8rt.h")
+
 # The programs find the library beside them, here and wherever they are copied to.
 file(MAKE_DIRECTORY "${FP8RT_GPU_DIR}")
 file(CREATE_LINK "${FP8RT_LIBRARY}" "${FP8RT_GPU_DIR}/libfp8rt.so.0" SYMBOLIC)

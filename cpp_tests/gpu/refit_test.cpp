@@ -173,14 +173,15 @@ TEST_F(RefitAlone, ARunTakesNoMemory) {
 // One bad entry: it is named, and no tensor is written.
 TEST_F(RefitAlone, ABadEntryStopsAll) {
   std::vector<fp8rt_weight_entry> entries = refit_.entries();
-  entries[37].scales.shape[entries[37].scales.rank - 1] += 1;
+  ASSERT_EQ(entries[5].scales.rank, 2u);
+  entries[5].scales.shape[1] -= 1;
   EXPECT_TRUE(failed_with(quantize_weights(gpu(), refit_, entries, nullptr, stream_.get()), FP8RT_STATUS_SHAPE,
-                          "fp8rt_quantize_weights", {"37", "scales"}));
+                          "fp8rt_quantize_weights", {"entries[5]", "scales"}));
   const fp8rt_quantize_desc desc = refit_.desc();
   fp8rt_weight_table *table = nullptr;
   EXPECT_TRUE(failed_with(fp8rt_weight_table_create(gpu().get(), &desc, entries.data(),
                                                     static_cast<std::uint32_t>(entries.size()), &table),
-                          FP8RT_STATUS_SHAPE, "fp8rt_weight_table_create", {"37", "scales"}));
+                          FP8RT_STATUS_SHAPE, "fp8rt_weight_table_create", {"entries[5]", "scales"}));
   EXPECT_EQ(table, nullptr);
   stream_.synchronize();
   EXPECT_TRUE(refit_.is_untouched());

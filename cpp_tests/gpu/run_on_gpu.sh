@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the GPU tests and benches of a bundle: run_on_gpu.sh LOGS [tests] [sanitizer] [bench] [compare=PEERS_DIR]
 #
-# A bundle is one directory that holds libfp8rt.so, the programs gpu_*, bench_quantize, the Python scripts and this
+# A bundle is one directory that holds libfp8rt.so, the programs gpu_* and bench_*, the Python scripts and this
 # script. Without a word after LOGS: tests. Logs go to LOGS, the summary to the screen, last. FP8RT_TEST_SEED repeats a
 # run; GPU_TESTS names some of the programs ("gpu_small gpu_far"), GTEST_FILTER some of their tests. TEST_SECONDS is the
 # limit of a program, by default 420.
@@ -13,7 +13,8 @@ shift
 mkdir -p "$LOGS" || exit 1
 readonly SECONDS_EACH=${TEST_SECONDS:-420}
 # Programs that watch the device's free memory or its speed run alone; the others beside each other.
-readonly BESIDE="gpu_small gpu_weights gpu_activations gpu_values gpu_fused gpu_far gpu_checked gpu_two_devices"
+readonly BESIDE="gpu_small gpu_weights gpu_activations gpu_values gpu_fused gpu_small_fused gpu_far gpu_checked \
+gpu_two_devices"
 readonly ALONE="gpu_graphs gpu_refit"
 SUMMARY=()
 FAILED=0
@@ -51,7 +52,8 @@ excerpt() {
   tail -n 3 "$LOGS/$1.log"
 }
 
-wanted() { [ -z "${GPU_TESTS:-}" ] || [[ " $GPU_TESTS " == *" $1 "* ]]; }
+# Whether a program is in the bundle and among those that GPU_TESTS names.
+wanted() { [ -x "$ROOT/$1" ] && { [ -z "${GPU_TESTS:-}" ] || [[ " $GPU_TESTS " == *" $1 "* ]]; }; }
 
 collect() {
   local name code seconds
@@ -74,22 +76,30 @@ run_tests() {
 }
 
 run_sanitizer() {
-  local tool
+  local program tool name
   if ! command -v compute-sanitizer >/dev/null; then
     SUMMARY+=("sanitizer                SKIPPED: no compute-sanitizer")
     return
   fi
-  for tool in memcheck racecheck initcheck synccheck; do
-    timed "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$ROOT/gpu_small" --gtest_brief=1
-    collect "$tool"
-    grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|========= (Invalid|Uninit|Error|Warning)' "$LOGS/$tool.log" | head -n 10
+  for program in gpu_small gpu_small_fused; do
+    [ -x "$ROOT/$program" ] || continue
+    for tool in memcheck racecheck initcheck synccheck; do
+      name=${tool}_$program
+      timed "$name" compute-sanitizer --tool "$tool" --error-exitcode 1 "$ROOT/$program" --gtest_brief=1
+      collect "$name"
+      grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|========= (Invalid|Uninit|Error|Warning)' "$LOGS/$name.log" | head -n 10
+    done
   done
 }
 
 run_bench() {
-  timed bench_quantize "$ROOT/bench_quantize"
-  cat "$LOGS/bench_quantize.log"
-  collect bench_quantize
+  local name
+  for name in bench_quantize bench_fused; do
+    [ -x "$ROOT/$name" ] || continue
+    timed "$name" "$ROOT/$name"
+    cat "$LOGS/$name.log"
+    collect "$name"
+  done
 }
 
 run_compare() {

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "fused.hpp"
 #include "refit.hpp"
 
 namespace fp8rt_test {
@@ -73,23 +72,6 @@ TEST_F(Small, Parts) {
   Rule rule;
   rule.parts = {60, 0, 70};
   check(Kind::kQuantize, rule, FP8RT_DTYPE_BF16, {{130, 260}, 0});
-}
-
-TEST_F(Small, Producers) {
-  const Rule rule = rule_of(FP8RT_RECIPE_VLLM, FP8RT_SCALE_FORMAT_FP32, true);
-  for (const Producer producer : {Producer::kSilu, Producer::kNorm, Producer::kNormWithResidual}) {
-    for (const std::uint32_t dtype : kFloats) {
-      for (const Shape &shape : kActivationShapes) {
-        const Inputs inputs = make_inputs(producer, dtype, shape.extents, Fill::kPlain, shape.gap);
-        const Produced empty{make_codes(shape.extents), make_scales(rule, shape.extents, true), inputs.residual, {}};
-        Produced fused = empty, unfused = empty;
-        Matrix output(dtype, shape.extents);
-        ASSERT_TRUE(run_fused(rule, inputs, fused)) << name_of(producer);
-        ASSERT_TRUE(run_unfused(rule, inputs, unfused, output)) << name_of(producer);
-        ASSERT_TRUE(same_product(fused, unfused)) << name_of(producer);
-      }
-    }
-  }
 }
 
 class SmallRefit : public Small {};

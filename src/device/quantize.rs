@@ -11,13 +11,14 @@ use crate::tensor::{Dtype, Tensor};
 use super::{Device, Size, Stream};
 
 /// Threads of a block of the kernels over blocks, and how many such blocks a multiprocessor holds.
-const BLOCK_THREADS: u32 = 256;
+const BLOCK_THREADS: u32 = 512;
 const RESIDENT: u32 = 3;
+const WAVES: u32 = 1000;
 /// Blocks of 128x128 of one launch.
 const MOST_TILES: usize = i32::MAX as usize;
 /// Rows and groups that a thread block of the kernels over groups takes, small and large.
 const SMALL_ROWS: usize = 1;
-const LARGE_ROWS: usize = 32;
+const LARGE_ROWS: usize = 16;
 const GROUPS_AT_ONCE: usize = 4;
 
 /// Place of a dtype's kernel among the three.
@@ -128,7 +129,7 @@ pub fn is_general(header: &Header) -> bool {
 
 /// As many thread blocks as the device holds at once; they walk over the tiles.
 pub fn batch_size(device: &Device, tiles: u32) -> Size {
-    Size { blocks: tiles.min(device.processors * RESIDENT), threads: BLOCK_THREADS }
+    Size { blocks: tiles.min(device.processors * RESIDENT * WAVES), threads: BLOCK_THREADS }
 }
 
 /// Matrices of one dtype, launched when they are full.

@@ -3,7 +3,7 @@
 
 #include "common.cuh"
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
 constexpr int kRowsAtOnce = kThreads / kChunks;
 constexpr int kPasses = kBlock / kRowsAtOnce;
 constexpr int kWarps = kThreads / 32;
@@ -159,8 +159,8 @@ __device__ void quantize_blocks(const Header &h, const Matrix *matrices) {
 #define KERNEL(name, blocks_of_a_processor, parameter) \
   extern "C" __global__ void __launch_bounds__(kThreads, blocks_of_a_processor) name(const __grid_constant__ parameter a)
 
-// Four matrices with the launch, many with it, or a table in device memory. 16-bit types: four thread blocks a
-// multiprocessor keep 128 KiB of loads in flight.
+// Four matrices with the launch, many with it, or a table in device memory. 16-bit types: three thread blocks a
+// multiprocessor keep 96 KiB of loads in flight.
 #define QUANTIZE_BLOCKS(name, type, resident)                                                                       \
   KERNEL(quantize_blocks_##name##_few, resident, Arguments<4>) { quantize_blocks<type, false>(a.header, a.matrices); }    \
   KERNEL(quantize_blocks_##name##_many, resident, Arguments<240>) { quantize_blocks<type, false>(a.header, a.matrices); } \

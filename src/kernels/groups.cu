@@ -24,6 +24,30 @@ __device__ void store_scale(const Header &h, const Matrix &m, uint32_t row, uint
   if (index < m.scale_limit) static_cast<float *>(m.scales)[index] = exists ? scale : 0.0f;
 }
 
+// The scalings of a half warp's groups, each made by one thread: thread i of the half warp has that of group i. Of one
+// group, every thread has it.
+template <class T, int kPasses>
+__device__ Scaling own_scaling(const Header &h, const Chunk<T> (&chunks)[kPasses]) {
+  const uint32_t own = threadIdx.x % kChunks;
+  uint32_t amax = 0, largest = 0;
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) {
+    const uint32_t of_group = half_warp_max(chunks[i].amax());
+    largest = max(largest, of_group);
+    if (own == i || kPasses == 1) amax = of_group;
+  }
+  const bool finite = !__any_sync(0xFFFFFFFFu, largest >= T::kInfinityBits);
+  if (!finite) {
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) {
+      const uint32_t of_group = half_warp_max(chunks[i].finite_amax());
+      if (own == i || kPasses == 1) amax = of_group;
+    }
+  }
+  const Scaling scaling = make_scaling(T::to_float(amax), h.floor, h.recipe, h.format);
+  return finite ? scaling : without_short_division(scaling);
+}
+
 // `kPasses` groups for each half warp, four neighboring groups of as many rows as there are, all loaded before the first is
 // used.
 // `kWhole`: all of them exist and are aligned.
@@ -48,24 +72,27 @@ __device__ void quantize_tile(const Header &h, const Matrix &m, uint32_t quad, u
       chunks[i].load_some(source, row < m.rows ? count : 0);
     }
   }
+  Scaling own{};
+  if (h.rule != kGiven) {
+    own = own_scaling(h, chunks);
+    // The thread that made a scale stores it.
+    const uint32_t pass = threadIdx.x % kChunks, row = first + pass * kRowsAtOnce;
+    const uint32_t stored_groups = h.format == kPacked ? quads * kGroupsAtOnce : groups;
+    if (pass < kPasses && row < m.rows + m.padding && group < stored_groups) {
+      store_scale(h, m, row, group, own.scale, row < m.rows && group < groups);
+    }
+    if (h.rule == kScalesOnly) return;
+  }
   Health health;
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) {
     const uint32_t row = first + i * kRowsAtOnce;
     const bool exists = kWhole || (row < m.rows && group < groups);
-    Scaling scaling;
-    if (h.rule != kGiven) {
-      uint32_t amax = half_warp_max(chunks[i].amax());
-      const bool finite = !__any_sync(0xFFFFFFFFu, amax >= T::kInfinityBits);
-      if (!finite) amax = half_warp_max(chunks[i].finite_amax());
-      scaling = make_scaling(T::to_float(amax), h.floor, h.recipe, h.format);
-      if (!finite) scaling = without_short_division(scaling);
-      const uint32_t stored_groups = h.format == kPacked ? quads * kGroupsAtOnce : groups;
-      if (chunk_column == 0 && row < m.rows + m.padding && group < stored_groups) {
-        store_scale(h, m, row, group, scaling.scale, exists);
-      }
-      if (h.rule == kScalesOnly) continue;
-    } else if (exists) {
+    Scaling scaling = own;
+    if (h.rule != kGiven && kPasses > 1) {
+      scaling.scale = __shfl_sync(0xFFFFFFFFu, own.scale, i, kChunks);
+      scaling.factor = __shfl_sync(0xFFFFFFFFu, own.factor, i, kChunks);
+    } else if (h.rule == kGiven && exists) {
       scaling = given_scaling(read_scale(m, h.format, 0, row, row, group));
     }
     if (!kWhole && (!exists || count == 0)) continue;
@@ -105,7 +132,7 @@ __device__ void quantize_groups(const Header &h, const Matrix &m) {
   }                                                                                                            \
   extern "C" __global__ void __launch_bounds__(256)                                                            \
       quantize_groups_##name##_large(const __grid_constant__ Arguments<1> a) {                                 \
-    quantize_groups<type, 256, 8>(a.header, a.matrices[0]);                                                    \
+    quantize_groups<type, 256, 4>(a.header, a.matrices[0]);                                                    \
   }
 
 QUANTIZE_GROUPS(bf16, Bf16)
