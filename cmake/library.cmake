@@ -3,14 +3,22 @@
 if(FP8RT_LIBRARY)
   get_filename_component(FP8RT_LIBRARY "${FP8RT_LIBRARY}" ABSOLUTE BASE_DIR "${CMAKE_BINARY_DIR}")
 else()
-  set(FP8RT_LIBRARY "${FP8RT_SOURCE_DIR}/target/release/libfp8rt.so")
+  set(target_dir "${FP8RT_SOURCE_DIR}/target")
+  set(features)
+  if(FP8RT_CUDA)
+    set(target_dir "${FP8RT_SOURCE_DIR}/target/cuda")
+    set(features --features cuda)
+  endif()
+  set(FP8RT_LIBRARY "${target_dir}/release/libfp8rt.so")
   find_program(FP8RT_CARGO cargo HINTS "$ENV{HOME}/.cargo/bin" REQUIRED)
   add_custom_target(fp8rt_cargo ALL
-    COMMAND ${FP8RT_CARGO} build --release --locked --lib --target-dir "${FP8RT_SOURCE_DIR}/target"
+    COMMAND ${CMAKE_COMMAND} -E env ${FP8RT_CARGO_ENVIRONMENT} -- ${FP8RT_CARGO} build --release --locked --lib
+      ${features} --target-dir "${target_dir}"
     BYPRODUCTS "${FP8RT_LIBRARY}"
     WORKING_DIRECTORY "${FP8RT_SOURCE_DIR}"
     USES_TERMINAL
-    COMMENT "cargo build --release")
+    COMMENT "cargo build --release"
+    VERBATIM)
 endif()
 
 # Programs ask the loader for the SONAME, cargo names the file without the version.

@@ -141,7 +141,7 @@ enum fp8rt_recipe
  {
   // `NEMO_RL` for weights, `VLLM` for activations.
   FP8RT_RECIPE_DEFAULT = 0,
-  // vLLM's activation op: scale max(amax, 1e-10) / 448, code x / scale.
+  // vLLM's activation op: scale max(amax, 1e-10) / 448, code x * (1 / scale).
   FP8RT_RECIPE_VLLM = 1,
   // DeepGEMM's weight cast on a GPU: scale max(amax, 1e-4) * (1/448), code x * (1 / scale).
   FP8RT_RECIPE_DEEPGEMM = 2,
@@ -410,7 +410,8 @@ fp8rt_status fp8rt_context_create(const struct fp8rt_context_desc *desc,
 fp8rt_status fp8rt_context_destroy(struct fp8rt_context *context);
 
 // Does now what the first call would otherwise do: starts the threads; on a GPU, loads the kernels of every quantizing
-// function, which a captured graph then may use. May synchronize with the device.
+// function, which a captured graph then may use. May synchronize with the device; NOT_PREPARED if `stream` is being
+// captured.
 fp8rt_status fp8rt_context_prepare(struct fp8rt_context *context, void *stream);
 
 // The device of a context (-1: host) and the number of threads that it owns (0 on a GPU). Either pointer may be NULL.
@@ -520,6 +521,54 @@ fp8rt_status fp8rt_dequantize_activation(struct fp8rt_context *context,
                                          const struct fp8rt_tensor *scales,
                                          const struct fp8rt_tensor *activation,
                                          void *stream);
+
+// Writes silu(gate) * up to `output` [M, K], with gate the columns 0 to K - 1 of `gate_up` [M, 2 K] and up the others.
+//
+// `gate_up`: BF16, F16 or F32; elements of a row 1 apart, rows any stride. `output`: same dtype, own stride.
+// silu(g) = g / (1 + exp(-g)). Computed in float32 and rounded to the dtype once, after the product.
+fp8rt_status fp8rt_silu_and_mul(struct fp8rt_context *context,
+                                const struct fp8rt_tensor *gate_up,
+                                const struct fp8rt_tensor *output,
+                                void *stream);
+
+// As fp8rt_silu_and_mul and then fp8rt_quantize_activation of its output, bit for bit, in one pass and without the output:
+// the values are rounded to the dtype of `gate_up`, then quantized. `codes` [M, K], `scales`, `desc` and `health` as in
+// fp8rt_quantize_activation.
+fp8rt_status fp8rt_silu_and_mul_quantize(struct fp8rt_context *context,
+                                         const struct fp8rt_quantize_desc *desc,
+                                         const struct fp8rt_tensor *gate_up,
+                                         const struct fp8rt_tensor *codes,
+                                         const struct fp8rt_tensor *scales,
+                                         struct fp8rt_health *health,
+                                         void *stream);
+
+// Writes z / sqrt(mean(z * z) + epsilon) * weight to `output` [M, K], row by row, where z is `input` [M, K], or with
+// `residual` the sum of both, rounded to the dtype and written to `residual`.
+//
+// `input`: BF16, F16 or F32; elements of a row 1 apart, rows any stride. `residual`: NULL, or as `input`, in and out.
+// `weight` [K] and `output`: same dtype. `epsilon`: finite and at least 0. Computed in float32 and rounded to the dtype
+// once, after the product. A row gives the same bits whatever the others are and however many.
+fp8rt_status fp8rt_rms_norm(struct fp8rt_context *context,
+                            const struct fp8rt_tensor *input,
+                            const struct fp8rt_tensor *residual,
+                            const struct fp8rt_tensor *weight,
+                            float epsilon,
+                            const struct fp8rt_tensor *output,
+                            void *stream);
+
+// As fp8rt_rms_norm and then fp8rt_quantize_activation of its output, bit for bit, in one pass and without the output: the
+// values are rounded to the dtype of `input`, then quantized. `codes` [M, K], `scales`, `desc` and `health` as in
+// fp8rt_quantize_activation.
+fp8rt_status fp8rt_rms_norm_quantize(struct fp8rt_context *context,
+                                     const struct fp8rt_quantize_desc *desc,
+                                     const struct fp8rt_tensor *input,
+                                     const struct fp8rt_tensor *residual,
+                                     const struct fp8rt_tensor *weight,
+                                     float epsilon,
+                                     const struct fp8rt_tensor *codes,
+                                     const struct fp8rt_tensor *scales,
+                                     struct fp8rt_health *health,
+                                     void *stream);
 
 // Quantizes `count` weights: as many calls of fp8rt_quantize_weight with one descriptor, and on a GPU one launch for each
 // source dtype (bf16, fp16, fp32) and each 240 parts. The entries travel with the launch: nothing is kept and nothing of

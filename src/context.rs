@@ -6,6 +6,7 @@ use crate::cpu::{self, Engine};
 #[cfg(feature = "cuda")]
 use crate::device::{Device, DeviceTable, Stream};
 use crate::error::{Result, ensure};
+use crate::fused::Fused;
 use crate::quantize::{Dequantize, Quantize};
 use crate::refit::{Entries, Manner};
 
@@ -16,7 +17,7 @@ pub const HOST: i32 = -1;
 enum Place {
     Host(Engine),
     #[cfg(feature = "cuda")]
-    Gpu(Device),
+    Gpu(Box<Device>),
 }
 
 /// Shared by every plan that was made from it.
@@ -43,11 +44,12 @@ impl Context {
     }
 
     /// Does now what the first call would otherwise do: starts the threads, loads the kernels.
-    pub fn prepare(&self) -> Result<()> {
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn prepare(&self, stream: *mut c_void) -> Result<()> {
         match &self.place {
             Place::Host(engine) => engine.threads.prepare(),
             #[cfg(feature = "cuda")]
-            Place::Gpu(device) => device.prepare(),
+            Place::Gpu(device) => device.prepare(Stream::new(stream)),
         }
     }
 
@@ -68,6 +70,16 @@ impl Context {
             Place::Host(engine) => cpu::dequantize(engine, request),
             #[cfg(feature = "cuda")]
             Place::Gpu(device) => device.dequantize(request, Stream::new(stream)),
+        }
+    }
+
+    /// Runs a checked production where the tensors are, or enqueues it on the stream.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn fused(&self, request: &Fused, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(engine) => cpu::fused(engine, request),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.fused(request, Stream::new(stream)),
         }
     }
 }
@@ -131,7 +143,7 @@ impl Context {
 
 #[cfg(feature = "cuda")]
 fn open(device: i32) -> Result<Place> {
-    Ok(Place::Gpu(Device::open(device)?))
+    Ok(Place::Gpu(Box::new(Device::open(device)?)))
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -18,6 +18,7 @@ pub mod device;
 pub mod error;
 pub mod ffi;
 pub mod formats;
+pub mod fused;
 #[cfg(feature = "cuda")]
 pub mod kernels;
 pub mod linear;

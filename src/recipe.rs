@@ -83,7 +83,7 @@ impl Formula {
         match self.recipe {
             Recipe::Vllm => {
                 let scale = (amax / e4m3::MAX).max(LEAST_SCALE);
-                (scale, Factor::Divide(scale))
+                (scale, Factor::Multiply(1.0 / scale))
             }
             Recipe::DeepGemm => {
                 let scale = (amax * (1.0 / e4m3::MAX)).max(LEAST_SCALE);

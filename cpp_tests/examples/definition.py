@@ -46,10 +46,7 @@ def quantizer_of_block(recipe, pow2, amax):
         return pow2_quantizer(recipe, amax)
     if recipe in ("vllm", "deepgemm"):
         floored = max(amax, rounded(1e-10 if recipe == "vllm" else 1e-4))
-        if recipe == "vllm":
-            scale = rounded(floored / 448)
-            return scale, lambda x: rounded(x / scale)
-        scale = rounded(floored * rounded(1 / 448))
+        scale = rounded(floored / 448 if recipe == "vllm" else floored * rounded(1 / 448))
         inverse = rounded(1 / scale)
         return scale, lambda x: rounded(x * inverse)
     if amax == 0:

@@ -35,7 +35,8 @@ def smallest_power_of_two(amax):
 def scales_fp32(recipe, amax):
     """Scale, and the function from values to the float32 that is rounded to a code."""
     if recipe == VLLM:
-        return np.maximum(amax / LARGEST, LEAST_NORMAL), np.divide, None
+        scale = np.maximum(amax / LARGEST, LEAST_NORMAL)
+        return scale, np.multiply, F32(1) / scale
     if recipe == DEEPGEMM:
         scale = np.maximum(amax * F32(1 / 448), LEAST_NORMAL)
         return scale, np.multiply, F32(1) / scale

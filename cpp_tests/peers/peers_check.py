@@ -48,9 +48,10 @@ def deepgemm_pow2(blocks):
 
 
 def vllm(blocks):
-    """vLLM's group quantizer. Its kernel divides, and so do two tensors in torch."""
+    """vLLM's group quantizer. Its kernel divides for the scale and multiplies by the scale's inverse for the codes, as a run
+    of it on a GPU showed."""
     scale = blocks.abs().amax(-1, keepdim=True).clamp(1e-10) / torch.tensor(448.0)
-    return encode(blocks / scale), scale
+    return encode(blocks * (1.0 / scale)), scale
 
 
 def vllm_pow2(blocks):

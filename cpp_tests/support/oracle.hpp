@@ -84,7 +84,8 @@ inline Scale scale_of_amax(const Rule &rule, float raw_amax) {
     return power_of_two_scale(rule, amax);
   }
   if (rule.recipe == FP8RT_RECIPE_VLLM) {
-    return {std::max(amax / 448.0f, least), 0, true};
+    const float scale = std::max(amax / 448.0f, least);
+    return {scale, 1.0f / scale, false};
   }
   if (rule.recipe == FP8RT_RECIPE_DEEPGEMM) {
     const float scale = std::max(amax * static_cast<float>(1.0 / 448.0), least);

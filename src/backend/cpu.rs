@@ -34,7 +34,7 @@ impl Linear for CpuLinear {
     }
 
     fn prepare(&self, context: &Context) -> Result<()> {
-        context.prepare()
+        context.prepare(std::ptr::null_mut())
     }
 
     fn run(&self, context: &Context, run: &LinearRun) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod dequantize;
 mod environment;
+mod fused;
 mod isa;
 mod lanes;
 pub mod linear;
@@ -15,6 +16,7 @@ use crate::error::Result;
 
 pub use dequantize::dequantize;
 pub use environment::Environment;
+pub use fused::fused;
 pub use isa::Isa;
 pub use quantize::quantize;
 pub use threads::{Threads, forks};

@@ -23,6 +23,7 @@ const FUNCTIONS: [&CStr; 27] = [
     c"cuModuleGetFunction",
     c"cuLaunchKernelEx",
     c"cuStreamIsCapturing",
+    c"cuThreadExchangeStreamCaptureMode",
     c"cuPointerGetAttribute",
     c"cuMemAlloc_v2",
     c"cuMemFree_v2",
@@ -35,20 +36,37 @@ const FUNCTIONS: [&CStr; 27] = [
     c"cuEventDestroy_v2",
     c"cuEventRecord",
     c"cuGetErrorName",
-    c"cuGetErrorString",
 ];
 
-/// Opens libcuda and initializes it, once for the process.
-pub fn load() -> Result<()> {
-    static LOADED: OnceLock<()> = OnceLock::new();
-    if LOADED.get().is_none() {
-        open()?;
-        let _ = LOADED.set(());
-    }
-    Ok(())
+/// The functions of a prepared call, by address: cudarc looks a function up, and allocates, when it is first called.
+pub struct Functions {
+    pub get_current: unsafe extern "C" fn(*mut sys::CUcontext) -> sys::CUresult,
+    pub push_current: unsafe extern "C" fn(sys::CUcontext) -> sys::CUresult,
+    pub pop_current: unsafe extern "C" fn(*mut sys::CUcontext) -> sys::CUresult,
+    pub is_capturing: unsafe extern "C" fn(sys::CUstream, *mut sys::CUstreamCaptureStatus) -> sys::CUresult,
+    pub launch: unsafe extern "C" fn(
+        *const sys::CUlaunchConfig,
+        sys::CUfunction,
+        *mut *mut std::ffi::c_void,
+        *mut *mut std::ffi::c_void,
+    ) -> sys::CUresult,
+    pub pointer_attribute:
+        unsafe extern "C" fn(*mut std::ffi::c_void, sys::CUpointer_attribute, sys::CUdeviceptr) -> sys::CUresult,
 }
 
-fn open() -> Result<()> {
+/// Opens libcuda and initializes it, once for the process.
+pub fn load() -> Result<&'static Functions> {
+    static LOADED: OnceLock<Functions> = OnceLock::new();
+    match LOADED.get() {
+        Some(functions) => Ok(functions),
+        None => {
+            let opened = open()?;
+            Ok(LOADED.get_or_init(|| opened))
+        }
+    }
+}
+
+fn open() -> Result<Functions> {
     // SAFETY: opens a library that the system provides.
     if !unsafe { sys::is_culib_present() } {
         fail!(NoDevice, "no CUDA driver: libcuda.so.1 was not found");
@@ -62,10 +80,28 @@ fn open() -> Result<()> {
     }
     // SAFETY: found above.
     match unsafe { sys::cuInit(0) } {
-        sys::cudaError_enum::CUDA_SUCCESS => Ok(()),
+        sys::cudaError_enum::CUDA_SUCCESS => {}
         sys::cudaError_enum::CUDA_ERROR_NO_DEVICE => fail!(NoDevice, "the CUDA driver finds no device"),
-        other => Err(error(other, "cuInit")),
+        other => return Err(error(other, "cuInit")),
     }
+    // SAFETY: the signatures of these functions.
+    unsafe {
+        Ok(Functions {
+            get_current: address(c"cuCtxGetCurrent"),
+            push_current: address(c"cuCtxPushCurrent_v2"),
+            pop_current: address(c"cuCtxPopCurrent_v2"),
+            is_capturing: address(c"cuStreamIsCapturing"),
+            launch: address(c"cuLaunchKernelEx"),
+            pointer_attribute: address(c"cuPointerGetAttribute"),
+        })
+    }
+}
+
+/// # Safety
+/// The function exists and has the type F.
+unsafe fn address<F: Copy>(name: &CStr) -> F {
+    // SAFETY: the caller's promise.
+    unsafe { *sys::culib().get::<F>(name.to_bytes_with_nul()).expect("found before") }
 }
 
 /// Turns a result of the driver into ours.
@@ -76,16 +112,12 @@ pub fn check(result: sys::CUresult, function: &'static str) -> Result<()> {
 
 #[cold]
 fn error(result: sys::CUresult, function: &'static str) -> Error {
-    let text = |get: unsafe fn(sys::CUresult, *mut *const std::ffi::c_char) -> sys::CUresult| {
-        let mut text = std::ptr::null();
-        // SAFETY: gives a static string, or none for a number that it does not know.
-        unsafe {
-            get(result, &mut text);
-            if text.is_null() { "unknown".to_owned() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
-        }
+    let mut name = std::ptr::null();
+    // SAFETY: gives a static string, or none for a number that it does not know.
+    let name = unsafe {
+        sys::cuGetErrorName(result, &mut name);
+        if name.is_null() { "unknown".to_owned() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
     };
     let number = result as i32;
-    make(Kind::Cuda(number), || {
-        format!("{function} failed with {number}, {}: {}", text(sys::cuGetErrorName), text(sys::cuGetErrorString))
-    })
+    make(Kind::Cuda(number), move || format!("{function} failed with {number}, {name}"))
 }

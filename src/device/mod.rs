@@ -2,6 +2,7 @@
 
 mod copying;
 mod driver;
+mod fused;
 mod quantize;
 mod refit;
 
@@ -16,7 +17,7 @@ use crate::kernels::{Kernel, MODULES, Module};
 use crate::tensor::Tensor;
 
 use copying::Copying;
-use driver::check;
+use driver::{Functions, check};
 
 pub use refit::DeviceTable;
 
@@ -28,6 +29,7 @@ struct Loaded {
 
 /// One GPU with its primary context, which is torch's too.
 pub struct Device {
+    driver: &'static Functions,
     pub ordinal: i32,
     device: sys::CUdevice,
     context: sys::CUcontext,
@@ -67,6 +69,7 @@ pub struct Size {
 
 /// Our context is current until this is dropped; then it is the caller's again.
 struct Current {
+    driver: &'static Functions,
     pushed: bool,
 }
 
@@ -75,15 +78,37 @@ impl Drop for Current {
         if self.pushed {
             let mut ours = std::ptr::null_mut();
             // SAFETY: pops what `Device::enter` pushed on this thread.
-            unsafe { sys::cuCtxPopCurrent_v2(&mut ours) };
+            unsafe { (self.driver.pop_current)(&mut ours) };
         }
     }
+}
+
+/// While it lives, this thread may do what a capture of another stream would forbid.
+struct RelaxedCapture(sys::CUstreamCaptureMode);
+
+impl RelaxedCapture {
+    fn new() -> RelaxedCapture {
+        RelaxedCapture(exchange(sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_RELAXED))
+    }
+}
+
+impl Drop for RelaxedCapture {
+    fn drop(&mut self) {
+        exchange(self.0);
+    }
+}
+
+/// Sets this thread's mode, and gives the one before.
+fn exchange(mut mode: sys::CUstreamCaptureMode) -> sys::CUstreamCaptureMode {
+    // SAFETY: swaps an enumeration.
+    unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
+    mode
 }
 
 impl Device {
     /// Opens the driver and retains the primary context.
     pub fn open(ordinal: i32) -> Result<Device> {
-        driver::load()?;
+        let driver = driver::load()?;
         let (mut count, mut device, mut context) = (0, 0, std::ptr::null_mut());
         // SAFETY: `load` found every function that is called; places for the results.
         unsafe {
@@ -112,6 +137,7 @@ impl Device {
             let check_pointers = std::env::var_os("FP8RT_CHECK").is_some_and(|value| !value.is_empty() && value != "0");
             let modules = [const { OnceLock::new() }; MODULES.len()];
             Ok(Device {
+                driver,
                 ordinal,
                 device,
                 context,
@@ -138,18 +164,19 @@ impl Device {
         let mut current = std::ptr::null_mut();
         // SAFETY: the context is retained.
         unsafe {
-            check(sys::cuCtxGetCurrent(&mut current), "cuCtxGetCurrent")?;
+            check((self.driver.get_current)(&mut current), "cuCtxGetCurrent")?;
             let pushed = current != self.context;
             if pushed {
-                check(sys::cuCtxPushCurrent_v2(self.context), "cuCtxPushCurrent")?;
+                check((self.driver.push_current)(self.context), "cuCtxPushCurrent")?;
             }
-            Ok(Current { pushed })
+            Ok(Current { driver: self.driver, pushed })
         }
     }
 
     /// Loads every kernel, so that no call has to.
-    pub fn prepare(&self) -> Result<()> {
+    pub fn prepare(&self, stream: Stream) -> Result<()> {
         let _current = self.enter()?;
+        self.expect_not_capturing(stream, "prepare before the capture begins")?;
         MODULES.iter().try_for_each(|&module| self.load(module).map(drop))
     }
 
@@ -158,7 +185,7 @@ impl Device {
         let loaded = match self.modules[kernel.module as usize].get() {
             Some(loaded) => loaded,
             None => {
-                self.expect_not_capturing(stream)?;
+                self.expect_not_capturing(stream, "call fp8rt_context_prepare before")?;
                 self.load(kernel.module)?
             }
         };
@@ -168,12 +195,12 @@ impl Device {
         }
     }
 
-    fn expect_not_capturing(&self, stream: Stream) -> Result<()> {
+    fn expect_not_capturing(&self, stream: Stream, instead: &str) -> Result<()> {
         let mut status = sys::CUstreamCaptureStatus_enum::CU_STREAM_CAPTURE_STATUS_NONE;
         // SAFETY: the caller's stream.
-        unsafe { check(sys::cuStreamIsCapturing(stream.0, &mut status), "cuStreamIsCapturing") }?;
+        unsafe { check((self.driver.is_capturing)(stream.0, &mut status), "cuStreamIsCapturing") }?;
         let free = status == sys::CUstreamCaptureStatus_enum::CU_STREAM_CAPTURE_STATUS_NONE;
-        ensure!(free, NotPrepared, "the stream is being captured: call fp8rt_context_prepare before");
+        ensure!(free, NotPrepared, "the stream is being captured: {instead}");
         Ok(())
     }
 
@@ -183,6 +210,8 @@ impl Device {
             return Ok(loaded);
         }
         let Some(cubin) = module.cubin(self.capability) else { fail!(Internal, "no code of {}", module.name()) };
+        // Another stream of this thread may be captured: loading does not concern it.
+        let _relaxed = RelaxedCapture::new();
         let mut handle = std::ptr::null_mut();
         // SAFETY: code that nvcc made for this architecture.
         unsafe { check(sys::cuModuleLoadData(&mut handle, cubin.code.as_ptr().cast()), "cuModuleLoadData") }?;
@@ -232,7 +261,7 @@ impl Device {
         // SAFETY: the function takes one parameter of this layout, which the driver copies before it returns.
         unsafe {
             check(
-                sys::cuLaunchKernelEx(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut()),
+                (self.driver.launch)(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut()),
                 "cuLaunchKernelEx",
             )
         }
@@ -240,37 +269,34 @@ impl Device {
 
     /// Under `FP8RT_CHECK=1`: fails unless each tensor is memory of this device.
     fn check_pointers(&self, tensors: &[&Tensor]) -> Result<()> {
-        if self.check_pointers {
-            for tensor in tensors.iter().filter(|tensor| !tensor.is_empty()) {
-                self.expect_device_memory(tensor)?;
-            }
-        }
-        Ok(())
+        let used = tensors.iter().filter(|tensor| !tensor.is_empty());
+        used.into_iter().try_for_each(|tensor| self.check_pointer(tensor.address().cast(), tensor.name))
     }
 
-    fn expect_device_memory(&self, tensor: &Tensor) -> Result<()> {
-        let mut ordinal = -1i32;
-        // SAFETY: an address, which the driver only looks up.
-        let result = unsafe {
-            sys::cuPointerGetAttribute(
-                (&raw mut ordinal).cast(),
-                sys::CUpointer_attribute_enum::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
-                tensor.address() as u64,
-            )
+    /// The same of one address; NULL is nothing.
+    fn check_pointer(&self, address: *const c_void, name: &str) -> Result<()> {
+        if !self.check_pointers || address.is_null() {
+            return Ok(());
+        }
+        use sys::CUpointer_attribute_enum as Attribute;
+        let (mut kind, mut ordinal) = (0u32, -1i32);
+        let ask = |place: *mut c_void, attribute| {
+            // SAFETY: the driver only looks the address up, and writes 4 bytes to the place.
+            let result = unsafe { (self.driver.pointer_attribute)(place, attribute, address as u64) };
+            result == sys::cudaError_enum::CUDA_SUCCESS
         };
-        let (name, address) = (tensor.name, tensor.address() as usize);
-        let known = result == sys::cudaError_enum::CUDA_SUCCESS;
+        let known = ask((&raw mut kind).cast(), Attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE)
+            && ask((&raw mut ordinal).cast(), Attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL);
+        let ours = self.ordinal;
         ensure!(
-            known,
+            known && kind == sys::CUmemorytype_enum::CU_MEMORYTYPE_DEVICE as u32,
             Device,
-            "{name} at {address:#x} is no memory of a GPU, the context is on device {}",
-            self.ordinal
+            "{name} at {address:p} is no memory of a GPU, the context is on device {ours}"
         );
         ensure!(
-            ordinal == self.ordinal,
+            ordinal == ours,
             Device,
-            "{name} at {address:#x} is memory of device {ordinal}, the context is on device {}",
-            self.ordinal
+            "{name} at {address:p} is memory of device {ordinal}, the context is on device {ours}"
         );
         Ok(())
     }

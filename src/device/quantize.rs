@@ -10,15 +10,15 @@ use crate::tensor::{Dtype, Tensor};
 
 use super::{Device, Size, Stream};
 
-/// Threads of a block of the kernels over blocks, and how many such blocks a multiprocessor holds.
+/// Threads of a thread block of the kernels over blocks.
 const BLOCK_THREADS: u32 = 512;
-const RESIDENT: u32 = 3;
-const WAVES: u32 = 1000;
 /// Blocks of 128x128 of one launch.
 const MOST_TILES: usize = i32::MAX as usize;
 /// Rows and groups that a thread block of the kernels over groups takes, small and large.
-const SMALL_ROWS: usize = 1;
+const MEDIUM_ROWS: usize = 4;
 const LARGE_ROWS: usize = 16;
+/// Thread blocks of one row each that a multiprocessor takes before larger ones are faster.
+const CROWD: usize = 8;
 const GROUPS_AT_ONCE: usize = 4;
 
 /// Place of a dtype's kernel among the three.
@@ -127,9 +127,9 @@ pub fn is_general(header: &Header) -> bool {
     header.rule != kernels::COMPUTE || header.format == 2 || !header.health.is_null()
 }
 
-/// As many thread blocks as the device holds at once; they walk over the tiles.
-pub fn batch_size(device: &Device, tiles: u32) -> Size {
-    Size { blocks: tiles.min(device.processors * RESIDENT * WAVES), threads: BLOCK_THREADS }
+/// One thread block a tile: the hardware balances them.
+pub fn batch_size(tiles: u32) -> Size {
+    Size { blocks: tiles, threads: BLOCK_THREADS }
 }
 
 /// Matrices of one dtype, launched when they are full.
@@ -178,7 +178,7 @@ impl<'a> Batch<'a> {
         }
         header.tiles = self.tiles as u32;
         let general = is_general(header);
-        let size = batch_size(self.device, header.tiles);
+        let size = batch_size(header.tiles);
         let at = index(self.dtype);
         if count <= FEW && !general {
             let matrices = std::array::from_fn(|i| self.arguments.matrices[i]);
@@ -217,6 +217,7 @@ impl Device {
             Rule::Given => None,
         };
         let health = request.health.map_or(std::ptr::null_mut(), |health| health.0.as_ptr().cast());
+        self.check_pointer(health, "health")?;
         let header = header(formula, request.scales.format, request.codes.is_none(), health);
         if request.grid.height() == 1 {
             return self.groups(request, header, stream);
@@ -236,11 +237,16 @@ impl Device {
         let quads = groups(source.columns()).div_ceil(GROUPS_AT_ONCE);
         let stored_rows = source.rows() + matrix.padding as usize;
         let large = stored_rows.div_ceil(LARGE_ROWS) * quads;
+        let at = index(source.dtype);
         // Few rows are spread over the chip; many are taken in strides that keep more loads in flight.
-        let (kernel, blocks, threads): (Kernel, usize, u32) = if large >= 2 * self.processors as usize {
-            (kernels::GROUPS_LARGE[index(source.dtype)], large, 256)
+        let (kernel, blocks, threads): (Kernel, usize, u32) = if is_general(&header) {
+            (kernels::GROUPS_GENERAL[at], large, 256)
+        } else if large >= 2 * self.processors as usize {
+            (kernels::GROUPS_LARGE[at], large, 256)
+        } else if stored_rows * quads > CROWD * self.processors as usize {
+            (kernels::GROUPS_MEDIUM[at], stored_rows.div_ceil(MEDIUM_ROWS) * quads, 256)
         } else {
-            (kernels::GROUPS_SMALL[index(source.dtype)], stored_rows.div_ceil(SMALL_ROWS) * quads, 64)
+            (kernels::GROUPS_SMALL[at], stored_rows * quads, 64)
         };
         ensure!(
             blocks <= i32::MAX as usize,

@@ -31,6 +31,7 @@ impl Device {
     pub fn quantize_many(&self, entries: &dyn Entries, manner: Manner, stream: Stream) -> Result<()> {
         let _current = self.enter()?;
         self.check_entries(entries, true)?;
+        self.check_pointer(header_of(manner).health, "health")?;
         for dtype in SOURCES {
             let mut batch = None;
             entries.visit(&mut |index, entry| {
@@ -104,6 +105,7 @@ impl Device {
     /// Enqueues a launch for each source dtype of the table.
     pub fn run_table(&self, table: &DeviceTable, manner: Manner, stream: Stream) -> Result<()> {
         let _current = self.enter()?;
+        self.check_pointer(header_of(manner).health, "health")?;
         for (at, part) in table.parts.iter().enumerate() {
             let Some(part) = part else { continue };
             let header = Header {
@@ -114,7 +116,7 @@ impl Device {
             };
             let general = is_general(&header);
             let kernel = if general { kernels::BLOCKS_GENERAL_TABLE[at] } else { kernels::BLOCKS_TABLE[at] };
-            self.launch(kernel, batch_size(self, part.tiles), &header, stream)?;
+            self.launch(kernel, batch_size(part.tiles), &header, stream)?;
         }
         Ok(())
     }
@@ -152,7 +154,9 @@ impl Device {
     ) -> Result<()> {
         let _current = self.enter()?;
         self.check_entries(entries, false)?;
-        self.expect_not_capturing(stream)?;
+        self.check_pointer(header_of(manner).health, "health")?;
+        self.check_pointer(staging.cast(), "staging")?;
+        self.expect_not_capturing(stream, "copies through staging memory cannot be captured")?;
         let address = staging as usize;
         ensure!(address.is_multiple_of(256), Alignment, "staging is at address {address:#x}, needs 256-byte alignment");
         let half = staging_bytes / 2 / 256 * 256;

@@ -66,14 +66,15 @@ pub unsafe extern "C" fn fp8rt_context_destroy(context: *mut fp8rt_context) -> f
 }
 
 /// Does now what the first call would otherwise do: starts the threads; on a GPU, loads the kernels of every quantizing
-/// function, which a captured graph then may use. May synchronize with the device.
+/// function, which a captured graph then may use. May synchronize with the device; NOT_PREPARED if `stream` is being
+/// captured.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fp8rt_context_prepare(context: *mut fp8rt_context, stream: *mut c_void) -> fp8rt_status {
     // SAFETY: pointers as the header asks.
     guard("fp8rt_context_prepare", || unsafe {
         let context = shared_context(context)?;
         expect_stream(context, stream)?;
-        context.prepare()
+        context.prepare(stream)
     })
 }
 

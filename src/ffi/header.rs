@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The chapters of the header, in order.
-const CHAPTERS: [&str; 7] = ["types", "version", "context", "scales", "quantize", "refit", "linear"];
+const CHAPTERS: [&str; 8] = ["types", "version", "context", "scales", "quantize", "fused", "refit", "linear"];
 
 #[test]
 fn the_committed_header_is_current() {

@@ -7,6 +7,7 @@
 
 mod context;
 mod convert;
+mod fused;
 mod guard;
 #[cfg(all(test, not(miri)))]
 mod header;
@@ -18,6 +19,7 @@ mod types;
 mod version;
 
 pub use context::*;
+pub use fused::*;
 pub use linear::*;
 pub use quantize::*;
 pub use refit::*;

@@ -71,7 +71,7 @@ pub enum fp8rt_dtype {
 pub enum fp8rt_recipe {
     /// `NEMO_RL` for weights, `VLLM` for activations.
     DEFAULT = 0,
-    /// vLLM's activation op: scale max(amax, 1e-10) / 448, code x / scale.
+    /// vLLM's activation op: scale max(amax, 1e-10) / 448, code x * (1 / scale).
     VLLM = 1,
     /// DeepGEMM's weight cast on a GPU: scale max(amax, 1e-4) * (1/448), code x * (1 / scale).
     DEEPGEMM = 2,

@@ -24,7 +24,7 @@ pub extern "C" fn fp8rt_build_info() -> *const c_char {
     const GPU: &str =
         concat!("features: cuda; kernels: sm_90a, untested sm_80, sm_89, sm_100, sm_120; nvcc: ", env!("FP8RT_NVCC"));
     #[cfg(not(feature = "cuda"))]
-    const GPU: &str = "features: none; kernels: none; nvcc: none";
+    const GPU: &str = "features: none; cuda: not built";
     static INFO: LazyLock<CString> = LazyLock::new(|| {
         let version = env!("CARGO_PKG_VERSION");
         let host = "x86_64 (sse2, avx2, avx512) or aarch64 (neon)";

@@ -37,3 +37,15 @@ struct DequantizeArguments {
   uint32_t format;
   uint32_t band;  // rows that share a scale
 };
+
+// A producer of an activation. `matrix.source` is the input, of 2 `columns` if gate and up; `matrix.codes` is the output,
+// codes or values.
+struct FusedArguments {
+  Header header;
+  Matrix matrix;
+  void *residual;  // or NULL
+  const void *weight;
+  int64_t residual_stride;  // between rows, in elements
+  float epsilon;
+  uint32_t reserved;
+};

@@ -84,6 +84,18 @@ pub struct DequantizeArguments {
     pub band: u32,
 }
 
+/// A producer of an activation. The output of the matrix is codes or values.
+#[repr(C)]
+pub struct FusedArguments {
+    pub header: Header,
+    pub matrix: Matrix,
+    pub residual: *mut c_void,
+    pub weight: *const c_void,
+    pub residual_stride: i64,
+    pub epsilon: f32,
+    pub reserved: u32,
+}
+
 /// Values of the rule.
 pub const COMPUTE: u32 = 0;
 pub const GIVEN: u32 = 1;

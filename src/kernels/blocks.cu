@@ -1,5 +1,5 @@
 // Weights: blocks of 128x128, one pass over the source. A thread block holds a whole block of the weight in registers, so
-// its amax is known before any of it is rounded. Thread blocks walk over the tiles of all matrices of the launch.
+// its amax is known before any of it is rounded. One thread block a tile: the hardware balances matrices of every size.
 
 #include "common.cuh"
 
@@ -16,7 +16,7 @@ struct Tile {
   uint32_t first_row, rows, columns;  // of the part of the block that exists
 };
 
-__device__ const Matrix &find(const Matrix *matrices, uint32_t count, uint32_t tile) {
+__device__ Matrix find(const Matrix *matrices, uint32_t count, uint32_t tile) {
   uint32_t low = 0, high = count;
   while (high - low > 1) {
     const uint32_t middle = (low + high) / 2;
@@ -70,71 +70,104 @@ __device__ void store_packed(const Matrix &m, const Tile &t, float scale) {
   }
 }
 
-// `kGeneral` takes every rule, packed scales and health. The other form, which refits use, computes float scales and codes
-// alone, and needs half of the registers.
-// `kWhole`: the tile has all of its 128x128 elements, and they are aligned.
-template <class T, bool kGeneral, bool kWhole>
-__device__ void quantize_tile(const Header &h, const Matrix &m, const Tile &t, uint32_t *shared, Health &health) {
-  using Bits = typename T::Bits;
-  const uint32_t chunk_column = threadIdx.x % kChunks * kChunk, first = threadIdx.x / kChunks;
-  const int count = kWhole ? kChunk : max(0, min(kChunk, int(t.columns) - int(chunk_column)));
-  const uint32_t column = t.group * kBlock + chunk_column;
-  const Bits *source = static_cast<const Bits *>(m.source) + t.expert * m.source_expert +
-                       (t.first_row + first) * m.source_stride + column;
+// Scaling of the tile from its amax, stored where it belongs.
+template <class T, bool kGeneral>
+__device__ Scaling make_and_store(const Header &h, const Matrix &m, const Tile &t, uint32_t amax) {
+  const Scaling scaling = make_scaling(T::to_float(amax), h.floor, h.recipe, h.format);
+  if (kGeneral && h.format == kPacked) {
+    store_packed(m, t, scaling.scale);
+  } else if (threadIdx.x == 0) {
+    *scale_at(m, t.expert, t.band, t.group) = scaling.scale;
+  }
+  return scaling;
+}
+
+// Where this thread begins in a tile: rows `first`, first + kRowsAtOnce, ..., eight columns from `column` on.
+template <class T>
+struct Cursor {
+  const typename T::Bits *source;
+  uint8_t *codes;
+  uint32_t first, column;
+
+  __device__ Cursor(const Matrix &m, const Tile &t) {
+    first = threadIdx.x / kChunks, column = threadIdx.x % kChunks * kChunk;
+    const int64_t row = t.first_row + first, at = t.group * kBlock + column;
+    source = static_cast<const typename T::Bits *>(m.source) + t.expert * m.source_expert + row * m.source_stride + at;
+    codes = m.codes + t.expert * m.codes_expert + row * m.codes_stride + at;
+  }
+};
+
+// A tile with all of its 128x128 elements, aligned: read once, held in registers.
+template <class T, bool kCounted>
+__device__ void quantize_whole(const Header &h, const Matrix &m, const Tile &t, uint32_t *shared, Health &health) {
+  const Cursor<T> cursor(m, t);
   Chunk<T> chunks[kPasses];
 #pragma unroll
-  for (int i = 0; i < kPasses; ++i) {
-    const Bits *from = source + i * kRowsAtOnce * m.source_stride;
-    if constexpr (kWhole) {
-      chunks[i].load_aligned(from);
-    } else {
-      chunks[i].load_some(from, first + i * kRowsAtOnce < t.rows ? count : 0);
-    }
+  for (int i = 0; i < kPasses; ++i) chunks[i].load_aligned(cursor.source + i * kRowsAtOnce * m.source_stride);
+  uint32_t amax = 0;
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) amax = max(amax, chunks[i].amax());
+  amax = block_max(amax, shared);
+  if (amax >= T::kInfinityBits) {
+    amax = 0;
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) amax = max(amax, chunks[i].finite_amax());
+    amax = block_max(amax, shared + kWarps);
   }
-  Scaling scaling;
+  const Scaling scaling = make_and_store<T, kCounted>(h, m, t, amax);
+#pragma unroll
+  for (int i = 0; i < kPasses; ++i) {
+    const uint2 eight = encode_chunk(chunks[i], scaling);
+    store_aligned(cursor.codes + i * kRowsAtOnce * m.codes_stride, eight);
+    if (kCounted) health.examine(chunks[i], eight, scaling, false, kChunk);
+  }
+}
+
+// Any tile, by any rule: the second look at the source finds it in the cache. `kVectors`: aligned, and of whole chunks.
+template <class T, bool kGeneral, bool kVectors>
+__device__ void quantize_any(const Header &h, const Matrix &m, const Tile &t, uint32_t *shared, Health &health) {
+  const Cursor<T> cursor(m, t);
+  const int count = max(0, min(kChunk, int(t.columns) - int(cursor.column)));
   const bool given = kGeneral && h.rule == kGiven;
+  Chunk<T> chunk;
+  Scaling scaling{};
   if (!given) {
     uint32_t amax = 0;
-#pragma unroll
-    for (int i = 0; i < kPasses; ++i) amax = max(amax, chunks[i].amax());
+#pragma unroll 1
+    for (uint32_t row = cursor.first; row < t.rows; row += kRowsAtOnce) {
+      load<kVectors>(chunk, cursor.source + (row - cursor.first) * m.source_stride, count);
+      amax = max(amax, chunk.amax());
+    }
     amax = block_max(amax, shared);
-    const bool finite = amax < T::kInfinityBits;
-    if (!finite) {
+    if (amax >= T::kInfinityBits) {
       amax = 0;
-#pragma unroll
-      for (int i = 0; i < kPasses; ++i) amax = max(amax, chunks[i].finite_amax());
+#pragma unroll 1
+      for (uint32_t row = cursor.first; row < t.rows; row += kRowsAtOnce) {
+        load<kVectors>(chunk, cursor.source + (row - cursor.first) * m.source_stride, count);
+        amax = max(amax, chunk.finite_amax());
+      }
       amax = block_max(amax, shared + kWarps);
     }
-    scaling = make_scaling(T::to_float(amax), h.floor, h.recipe, h.format);
-    if (!finite) scaling = without_short_division(scaling);
-    if (kGeneral && h.format == kPacked) {
-      store_packed(m, t, scaling.scale);
-    } else if (threadIdx.x == 0) {
-      *scale_at(m, t.expert, t.band, t.group) = scaling.scale;
-    }
+    scaling = make_and_store<T, kGeneral>(h, m, t, amax);
     if (kGeneral && h.rule == kScalesOnly) return;
   } else if (h.format != kPacked) {
     scaling = given_scaling(*scale_at(m, t.expert, t.band, t.group));
   }
-  uint8_t *codes = m.codes + t.expert * m.codes_expert + (t.first_row + first) * m.codes_stride + column;
-#pragma unroll
-  for (int i = 0; i < kPasses; ++i) {
-    const uint32_t row = first + i * kRowsAtOnce;
-    if (!kWhole && (row >= t.rows || count == 0)) continue;
+  if (count == 0) return;
+#pragma unroll 1
+  for (uint32_t row = cursor.first; row < t.rows; row += kRowsAtOnce) {
     if (given && h.format == kPacked) {
       scaling = given_scaling(read_scale(m, kPacked, t.expert, t.band, t.first_row + row, t.group));
     }
-    const uint2 eight = encode_chunk(chunks[i], scaling);
-    uint8_t *to = codes + i * kRowsAtOnce * m.codes_stride;
-    if constexpr (kWhole) {
-      store_aligned(to, eight);
-    } else {
-      store_some(to, eight, count);
-    }
-    if (kGeneral && h.health != nullptr) health.examine(chunks[i], eight, scaling, given, count);
+    load<kVectors>(chunk, cursor.source + (row - cursor.first) * m.source_stride, count);
+    const uint2 eight = encode_chunk(chunk, scaling);
+    store<kVectors>(cursor.codes + (row - cursor.first) * m.codes_stride, eight, count);
+    if (kGeneral && h.health != nullptr) health.examine(chunk, eight, scaling, given, count);
   }
 }
 
+// `kGeneral` takes every rule, packed scales and health. The other form, which refits use, computes float scales and codes
+// alone, and needs half of the registers.
 template <class T, bool kGeneral>
 __device__ void quantize_blocks(const Header &h, const Matrix *matrices) {
   __shared__ uint32_t shared[2][2 * kWarps];
@@ -143,12 +176,16 @@ __device__ void quantize_blocks(const Header &h, const Matrix *matrices) {
   Health health;
   uint32_t turn = 0;
   for (uint32_t tile = blockIdx.x; tile < h.tiles; tile += gridDim.x, turn ^= 1) {
-    const Matrix &m = find(matrices, h.count, tile);
+    // A copy: a table in device memory could change under our own stores, for all that the compiler knows.
+    const Matrix m = find(matrices, h.count, tile);
     const Tile t = place(m, tile);
-    if (m.aligned && t.rows == kBlock && t.columns == kBlock) {
-      quantize_tile<T, kGeneral, true>(h, m, t, shared[turn], health);
+    const bool whole = m.aligned && t.rows == kBlock && t.columns == kBlock;
+    if (whole && (!kGeneral || (h.rule == kCompute && h.health != nullptr))) {
+      quantize_whole<T, kGeneral>(h, m, t, shared[turn], health);
+    } else if (m.aligned && t.columns % kChunk == 0) {
+      quantize_any<T, kGeneral, true>(h, m, t, shared[turn], health);
     } else {
-      quantize_tile<T, kGeneral, false>(h, m, t, shared[turn], health);
+      quantize_any<T, kGeneral, false>(h, m, t, shared[turn], health);
     }
   }
   if (kGeneral && h.health != nullptr) health.add_to(h.health);
@@ -165,8 +202,8 @@ __device__ void quantize_blocks(const Header &h, const Matrix *matrices) {
   KERNEL(quantize_blocks_##name##_few, resident, Arguments<4>) { quantize_blocks<type, false>(a.header, a.matrices); }    \
   KERNEL(quantize_blocks_##name##_many, resident, Arguments<240>) { quantize_blocks<type, false>(a.header, a.matrices); } \
   KERNEL(quantize_blocks_##name##_table, resident, Header) { quantize_blocks<type, false>(a, a.table); }                  \
-  KERNEL(quantize_blocks_##name##_general, 1, Arguments<240>) { quantize_blocks<type, true>(a.header, a.matrices); }      \
-  KERNEL(quantize_blocks_##name##_general_table, 1, Header) { quantize_blocks<type, true>(a, a.table); }
+  KERNEL(quantize_blocks_##name##_general, 2, Arguments<240>) { quantize_blocks<type, true>(a.header, a.matrices); }      \
+  KERNEL(quantize_blocks_##name##_general_table, 2, Header) { quantize_blocks<type, true>(a, a.table); }
 
 QUANTIZE_BLOCKS(bf16, Bf16, 3)
 QUANTIZE_BLOCKS(f16, F16, 3)

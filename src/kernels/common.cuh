@@ -130,8 +130,7 @@ struct Health {
 
 // The number that is rounded to a code.
 __device__ inline float number(float x, const Scaling &scaling) {
-  if (!scaling.divide) return __fmul_rn(x, scaling.factor);
-  return scaling.factor == 0.0f ? __fdiv_rn(x, scaling.scale) : divide(x, scaling.scale, scaling.factor);
+  return scaling.divide ? __fdiv_rn(x, scaling.scale) : __fmul_rn(x, scaling.factor);
 }
 
 // Codes of eight elements.
@@ -151,6 +150,26 @@ __device__ inline void store_some(uint8_t *to, uint2 codes, int count) {
 #pragma unroll
   for (int i = 0; i < kChunk; ++i) {
     if (i < count) to[i] = (i < 4 ? codes.x : codes.y) >> (8 * (i % 4));
+  }
+}
+
+// Chunks that are whole or absent where `kVectors`, of any length where not.
+template <bool kVectors, class T>
+__device__ inline void load(Chunk<T> &chunk, const typename T::Bits *from, int count) {
+  if constexpr (kVectors) {
+    chunk = Chunk<T>{};
+    if (count != 0) chunk.load_aligned(from);
+  } else {
+    chunk.load_some(from, count);
+  }
+}
+
+template <bool kVectors>
+__device__ inline void store(uint8_t *to, uint2 codes, int count) {
+  if constexpr (kVectors) {
+    store_aligned(to, codes);
+  } else {
+    store_some(to, codes, count);
   }
 }
 

@@ -44,97 +44,115 @@ __device__ Scaling own_scaling(const Header &h, const Chunk<T> (&chunks)[kPasses
       if (own == i || kPasses == 1) amax = of_group;
     }
   }
-  const Scaling scaling = make_scaling(T::to_float(amax), h.floor, h.recipe, h.format);
-  return finite ? scaling : without_short_division(scaling);
+  return make_scaling(T::to_float(amax), h.floor, h.recipe, h.format);
 }
 
-// `kPasses` groups for each half warp, four neighboring groups of as many rows as there are, all loaded before the first is
-// used.
-// `kWhole`: all of them exist and are aligned.
-template <class T, int kThreads, int kPasses, bool kWhole>
-__device__ void quantize_tile(const Header &h, const Matrix &m, uint32_t quad, uint32_t first_row) {
-  using Bits = typename T::Bits;
-  constexpr int kHalfWarps = kThreads / kChunks, kRowsAtOnce = kHalfWarps / kGroupsAtOnce;
-  const uint32_t groups = (m.columns + kBlock - 1) / kBlock, quads = (groups + kGroupsAtOnce - 1) / kGroupsAtOnce;
-  const uint32_t half_warp = threadIdx.x / kChunks, chunk_column = threadIdx.x % kChunks * kChunk;
-  const uint32_t group = quad * kGroupsAtOnce + half_warp % kGroupsAtOnce;
-  const uint32_t first = first_row + half_warp / kGroupsAtOnce;
-  const uint32_t column = group * kBlock + chunk_column;
-  const int count = kWhole ? kChunk : max(0, min(kChunk, int(m.columns) - int(column)));
+// This thread's place: eight columns of a group, in rows `first`, first + kRowsAtOnce, ...
+template <class T>
+struct Cursor {
+  uint32_t group, column, first;
+
+  __device__ Cursor(uint32_t quad, uint32_t first_row) {
+    const uint32_t half_warp = threadIdx.x / kChunks;
+    group = quad * kGroupsAtOnce + half_warp % kGroupsAtOnce;
+    column = group * kBlock + threadIdx.x % kChunks * kChunk;
+    first = first_row + half_warp / kGroupsAtOnce;
+  }
+
+  __device__ const typename T::Bits *source(const Matrix &m, uint32_t row) const {
+    return static_cast<const typename T::Bits *>(m.source) + row * m.source_stride + column;
+  }
+};
+
+// `kPasses` groups for each half warp, four neighboring groups of as many rows as there are. All exist and are aligned; all
+// are loaded before the first is used.
+template <class T, int kRowsAtOnce, int kPasses>
+__device__ void quantize_whole(const Header &h, const Matrix &m, uint32_t quad, uint32_t first_row) {
+  const Cursor<T> cursor(quad, first_row);
   Chunk<T> chunks[kPasses];
 #pragma unroll
-  for (int i = 0; i < kPasses; ++i) {
-    const uint32_t row = first + i * kRowsAtOnce;
-    const Bits *source = static_cast<const Bits *>(m.source) + row * m.source_stride + column;
-    if constexpr (kWhole) {
-      chunks[i].load_aligned(source);
-    } else {
-      chunks[i].load_some(source, row < m.rows ? count : 0);
-    }
-  }
-  Scaling own{};
-  if (h.rule != kGiven) {
-    own = own_scaling(h, chunks);
-    // The thread that made a scale stores it.
-    const uint32_t pass = threadIdx.x % kChunks, row = first + pass * kRowsAtOnce;
-    const uint32_t stored_groups = h.format == kPacked ? quads * kGroupsAtOnce : groups;
-    if (pass < kPasses && row < m.rows + m.padding && group < stored_groups) {
-      store_scale(h, m, row, group, own.scale, row < m.rows && group < groups);
-    }
-    if (h.rule == kScalesOnly) return;
-  }
-  Health health;
+  for (int i = 0; i < kPasses; ++i) chunks[i].load_aligned(cursor.source(m, cursor.first + i * kRowsAtOnce));
+  const Scaling own = own_scaling(h, chunks);
+  // The thread that made a scale stores it.
+  const uint32_t pass = threadIdx.x % kChunks;
+  if (pass < kPasses) *scale_at(m, 0, cursor.first + pass * kRowsAtOnce, cursor.group) = own.scale;
+  uint8_t *codes = m.codes + cursor.first * m.codes_stride + cursor.column;
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) {
-    const uint32_t row = first + i * kRowsAtOnce;
-    const bool exists = kWhole || (row < m.rows && group < groups);
     Scaling scaling = own;
-    if (h.rule != kGiven && kPasses > 1) {
+    if (kPasses > 1) {
       scaling.scale = __shfl_sync(0xFFFFFFFFu, own.scale, i, kChunks);
       scaling.factor = __shfl_sync(0xFFFFFFFFu, own.factor, i, kChunks);
-    } else if (h.rule == kGiven && exists) {
-      scaling = given_scaling(read_scale(m, h.format, 0, row, row, group));
     }
-    if (!kWhole && (!exists || count == 0)) continue;
-    const uint2 eight = encode_chunk(chunks[i], scaling);
-    uint8_t *to = m.codes + row * m.codes_stride + column;
-    if constexpr (kWhole) {
-      store_aligned(to, eight);
-    } else {
-      store_some(to, eight, count);
-    }
-    if (h.health != nullptr) health.examine(chunks[i], eight, scaling, h.rule == kGiven, count);
+    store_aligned(codes + i * kRowsAtOnce * m.codes_stride, encode_chunk(chunks[i], scaling));
   }
-  if (h.health != nullptr) health.add_to(h.health);
 }
 
-template <class T, int kThreads, int kPasses>
+// One row of any kind, by any rule, padding included. `kVectors`: aligned, and of whole chunks.
+template <class T, bool kGeneral, bool kVectors>
+__device__ void quantize_any(const Header &h, const Matrix &m, const Cursor<T> &cursor, uint32_t row, Health &health) {
+  const uint32_t groups = (m.columns + kBlock - 1) / kBlock;
+  const bool exists = row < m.rows && cursor.group < groups;
+  const bool given = kGeneral && h.rule == kGiven;
+  const int count = exists ? max(0, min(kChunk, int(m.columns) - int(cursor.column))) : 0;
+  Chunk<T> chunks[1];
+  load<kVectors>(chunks[0], cursor.source(m, row), count);
+  Scaling scaling{};
+  if (!given) {
+    scaling = own_scaling(h, chunks);
+    const uint32_t stored_groups = h.format == kPacked ? (groups + 3) / 4 * 4 : groups;
+    const bool stored = row < m.rows + m.padding && cursor.group < stored_groups;
+    if (threadIdx.x % kChunks == 0 && stored) store_scale(h, m, row, cursor.group, scaling.scale, exists);
+    if (kGeneral && h.rule == kScalesOnly) return;
+  } else if (exists) {
+    scaling = given_scaling(read_scale(m, h.format, 0, row, row, cursor.group));
+  }
+  if (count == 0) return;
+  const uint2 eight = encode_chunk(chunks[0], scaling);
+  store<kVectors>(m.codes + row * m.codes_stride + cursor.column, eight, count);
+  if (kGeneral && h.health != nullptr) health.examine(chunks[0], eight, scaling, given, count);
+}
+
+// `kGeneral` takes every rule, packed scales and health; the other form computes float scales and codes alone.
+template <class T, int kThreads, int kPasses, bool kGeneral>
 __device__ void quantize_groups(const Header &h, const Matrix &m) {
-  constexpr uint32_t kRows = kThreads / kChunks / kGroupsAtOnce * kPasses;
+  constexpr uint32_t kRowsAtOnce = kThreads / kChunks / kGroupsAtOnce, kRows = kRowsAtOnce * kPasses;
   constexpr uint32_t kColumns = kGroupsAtOnce * kBlock;
   const uint32_t quads = (m.columns + kColumns - 1) / kColumns;
   const uint32_t quad = blockIdx.x % quads, first_row = blockIdx.x / quads * kRows;
   release_consumer();
   wait_for_producer();
-  if (m.aligned && first_row + kRows <= m.rows && (quad + 1) * kColumns <= m.columns) {
-    quantize_tile<T, kThreads, kPasses, true>(h, m, quad, first_row);
-  } else {
-    quantize_tile<T, kThreads, kPasses, false>(h, m, quad, first_row);
+  if (!kGeneral && m.aligned && first_row + kRows <= m.rows && (quad + 1) * kColumns <= m.columns) {
+    quantize_whole<T, kRowsAtOnce, kPasses>(h, m, quad, first_row);
+    return;
   }
+  Health health;
+  const Cursor<T> cursor(quad, first_row);
+  const bool vectors = m.aligned && m.columns % kChunk == 0;
+#pragma unroll 1
+  for (int i = 0; i < kPasses; ++i) {
+    const uint32_t row = cursor.first + i * kRowsAtOnce;
+    if (vectors) {
+      quantize_any<T, kGeneral, true>(h, m, cursor, row, health);
+    } else {
+      quantize_any<T, kGeneral, false>(h, m, cursor, row, health);
+    }
+  }
+  if (kGeneral && h.health != nullptr) health.add_to(h.health);
 }
 
 }  // namespace
 
-#define QUANTIZE_GROUPS(name, type)                                                                            \
-  extern "C" __global__ void __launch_bounds__(64)                                                             \
-      quantize_groups_##name##_small(const __grid_constant__ Arguments<1> a) {                                 \
-    quantize_groups<type, 64, 1>(a.header, a.matrices[0]);                                                     \
-  }                                                                                                            \
-  extern "C" __global__ void __launch_bounds__(256)                                                            \
-      quantize_groups_##name##_large(const __grid_constant__ Arguments<1> a) {                                 \
-    quantize_groups<type, 256, 4>(a.header, a.matrices[0]);                                                    \
-  }
+#define KERNEL(name, threads, resident) \
+  extern "C" __global__ void __launch_bounds__(threads, resident) name(const __grid_constant__ Arguments<1> a)
 
-QUANTIZE_GROUPS(bf16, Bf16)
-QUANTIZE_GROUPS(f16, F16)
-QUANTIZE_GROUPS(f32, F32)
+// Few rows are spread over the chip; many are taken in strides that keep more loads in flight.
+#define QUANTIZE_GROUPS(name, type, resident)                                                                       \
+  KERNEL(quantize_groups_##name##_small, 64, 1) { quantize_groups<type, 64, 1, false>(a.header, a.matrices[0]); }         \
+  KERNEL(quantize_groups_##name##_medium, 256, 1) { quantize_groups<type, 256, 1, false>(a.header, a.matrices[0]); }      \
+  KERNEL(quantize_groups_##name##_large, 256, resident) { quantize_groups<type, 256, 4, false>(a.header, a.matrices[0]); } \
+  KERNEL(quantize_groups_##name##_general, 256, 1) { quantize_groups<type, 256, 4, true>(a.header, a.matrices[0]); }
+
+QUANTIZE_GROUPS(bf16, Bf16, 5)
+QUANTIZE_GROUPS(f16, F16, 5)
+QUANTIZE_GROUPS(f32, F32, 3)

@@ -19,10 +19,11 @@ pub enum Module {
     Blocks,
     Groups,
     Dequantize,
+    Fused,
 }
 
 /// All of them.
-pub const MODULES: [Module; 3] = [Module::Blocks, Module::Groups, Module::Dequantize];
+pub const MODULES: [Module; 4] = [Module::Blocks, Module::Groups, Module::Dequantize, Module::Fused];
 
 impl Module {
     pub fn name(self) -> &'static str {
@@ -30,6 +31,7 @@ impl Module {
             Module::Blocks => "blocks",
             Module::Groups => "groups",
             Module::Dequantize => "dequantize",
+            Module::Fused => "fused",
         }
     }
 
@@ -40,6 +42,7 @@ impl Module {
             Module::Blocks => BLOCKS,
             Module::Groups => GROUPS,
             Module::Dequantize => DEQUANTIZE,
+            Module::Fused => FUSED,
         };
         let runs = |cubin: &&Cubin| {
             let same_major = cubin.architecture / 10 == capability / 10;
@@ -58,7 +61,7 @@ pub struct Kernel {
 
 /// The three source types, by the place of their kernels.
 macro_rules! by_dtype {
-    ($module:ident, $prefix:literal, $suffix:literal) => {
+    ($module:ident, $prefix:expr, $suffix:literal) => {
         [
             Kernel { module: Module::$module, name: c_name(concat!($prefix, "bf16", $suffix, "\0")) },
             Kernel { module: Module::$module, name: c_name(concat!($prefix, "f16", $suffix, "\0")) },
@@ -80,8 +83,27 @@ pub const BLOCKS_TABLE: [Kernel; 3] = by_dtype!(Blocks, "quantize_blocks_", "_ta
 pub const BLOCKS_GENERAL: [Kernel; 3] = by_dtype!(Blocks, "quantize_blocks_", "_general");
 pub const BLOCKS_GENERAL_TABLE: [Kernel; 3] = by_dtype!(Blocks, "quantize_blocks_", "_general_table");
 pub const GROUPS_SMALL: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_small");
+pub const GROUPS_MEDIUM: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_medium");
 pub const GROUPS_LARGE: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_large");
+pub const GROUPS_GENERAL: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_general");
 pub const DEQUANTIZE_ROWS: [Kernel; 3] = by_dtype!(Dequantize, "dequantize_", "");
+
+/// Kernels of a producer: values, codes, codes with health.
+macro_rules! by_target {
+    ($prefix:literal, $suffix:literal) => {
+        [
+            by_dtype!(Fused, concat!($prefix, "_"), $suffix),
+            by_dtype!(Fused, concat!($prefix, "_quantize_"), $suffix),
+            by_dtype!(Fused, concat!($prefix, "_examine_"), $suffix),
+        ]
+    };
+}
+
+pub const SILU_AND_MUL_SMALL: [[Kernel; 3]; 3] = by_target!("silu_and_mul", "_small");
+pub const SILU_AND_MUL_LARGE: [[Kernel; 3]; 3] = by_target!("silu_and_mul", "_large");
+pub const RMS_NORM_TWO: [[Kernel; 3]; 3] = by_target!("rms_norm", "_two");
+pub const RMS_NORM_FOUR: [[Kernel; 3]; 3] = by_target!("rms_norm", "_four");
+pub const RMS_NORM_ANY: [[Kernel; 3]; 3] = by_target!("rms_norm", "_any");
 
 /// Every kernel of a module.
 pub fn all_of(module: Module) -> impl Iterator<Item = Kernel> {
@@ -92,8 +114,11 @@ pub fn all_of(module: Module) -> impl Iterator<Item = Kernel> {
         BLOCKS_GENERAL,
         BLOCKS_GENERAL_TABLE,
         GROUPS_SMALL,
+        GROUPS_MEDIUM,
         GROUPS_LARGE,
+        GROUPS_GENERAL,
         DEQUANTIZE_ROWS,
     ];
-    all.into_iter().flatten().filter(move |kernel| kernel.module == module)
+    let fused = [SILU_AND_MUL_SMALL, SILU_AND_MUL_LARGE, RMS_NORM_TWO, RMS_NORM_FOUR, RMS_NORM_ANY];
+    all.into_iter().chain(fused.into_iter().flatten()).flatten().filter(move |kernel| kernel.module == module)
 }

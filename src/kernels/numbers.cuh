@@ -75,16 +75,12 @@ __device__ inline float decode_exponent(uint32_t byte) {
   return from_bits(byte == 0 ? 0x00400000u : byte == 255 ? 0x7FC00000u : byte << 23);
 }
 
-// A scale, and how values become codes: x * factor; or x / scale, by the short division with factor as the reciprocal, or
-// by the general one where factor is 0.
+// A scale, and how values become codes: x * factor, or x / scale.
 struct Scaling {
   float scale;
   float factor;
   bool divide;
 };
-
-// Whether `divide` may be used for this scale and finite x up to 448 of them.
-__device__ inline bool short_division(float scale) { return scale > 1e-20f && scale < 1e30f; }
 
 // The smallest power of two s >= 2^-126 with amax <= 448 s.
 __device__ inline float least_pow2(float amax) {
@@ -104,7 +100,7 @@ __device__ inline Scaling make_scaling(float amax, float floor, uint32_t recipe,
   constexpr float kLeast = 1.17549435e-38f;
   if (recipe == kVllm) {
     const float scale = fmaxf(__fdiv_rn(amax, kLargest), kLeast);
-    return {scale, short_division(scale) ? __frcp_rn(scale) : 0.0f, true};
+    return {scale, __frcp_rn(scale), false};
   }
   if (recipe == kDeepGemm) {
     const float scale = fmaxf(__fmul_rn(amax, 1.0f / kLargest), kLeast);
@@ -115,21 +111,5 @@ __device__ inline Scaling make_scaling(float amax, float floor, uint32_t recipe,
   return {__frcp_rn(inverse), inverse, false};
 }
 
-// The same for a block or group with an infinity or NaN in it.
-__device__ inline Scaling without_short_division(Scaling scaling) {
-  if (scaling.divide) scaling.factor = 0.0f;
-  return scaling;
-}
-
 // Given scales are divided by, whatever they are.
 __device__ inline Scaling given_scaling(float scale) { return {scale, 0.0f, true}; }
-
-// x / s, rounded once; `reciprocal` is that of s, rounded. Two steps of Newton's method with exact remainders: right where
-// neither a remainder nor a quotient that matters (2^-11 and above) leaves the normal range. A zero keeps its sign. An
-// infinity or NaN of x gives NaN.
-__device__ inline float divide(float x, float s, float reciprocal) {
-  float quotient = __fmul_rn(x, reciprocal);
-  quotient = __fmaf_rn(__fmaf_rn(-quotient, s, x), reciprocal, quotient);
-  return copysignf(__fmaf_rn(__fmaf_rn(-quotient, s, x), reciprocal, quotient), x);
-}
-
