@@ -505,7 +505,8 @@ fp8rt_status fp8rt_quantize_activation_with_scales(struct fp8rt_context *context
                                                    struct fp8rt_health *health,
                                                    void *stream);
 
-// Writes code * scale, a float32 product rounded to the dtype of `weight` (BF16, F16 or F32), to `weight` [N, K] or
+// Writes code * scale, a float32 product rounded to the dtype of `weight` (BF16, F16 or F32), every NaN as one and the same
+// quiet NaN, to `weight` [N, K] or
 // [experts, N, K]. `desc` says the format of the scales and the parts.
 fp8rt_status fp8rt_dequantize_weight(struct fp8rt_context *context,
                                      const struct fp8rt_quantize_desc *desc,

@@ -273,6 +273,6 @@ pub fn examine<T: Element, S: Scaling>(run: &[T], scaling: S, codes: &[u8]) -> H
 #[inline(always)]
 pub fn decode<T: Element>(codes: &[u8], scale: f32, values: &mut [T]) {
     for (value, &code) in values.iter_mut().zip(codes) {
-        *value = T::from_f32(e4m3::to_f32(code) * scale);
+        *value = T::from_f32(e4m3::dequantize(code, scale));
     }
 }

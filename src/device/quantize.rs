@@ -11,7 +11,7 @@ use crate::tensor::{Dtype, Tensor};
 use super::{Device, Size, Stream};
 
 /// Threads of a thread block of the kernels over blocks.
-const BLOCK_THREADS: u32 = 512;
+const BLOCK_THREADS: u32 = 256;
 /// Blocks of 128x128 of one launch.
 const MOST_TILES: usize = i32::MAX as usize;
 /// Rows and groups that a thread block of the kernels over groups takes, small and large.

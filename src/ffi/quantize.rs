@@ -132,7 +132,8 @@ pub unsafe extern "C" fn fp8rt_quantize_activation_with_scales(
     })
 }
 
-/// Writes code * scale, a float32 product rounded to the dtype of `weight` (BF16, F16 or F32), to `weight` [N, K] or
+/// Writes code * scale, a float32 product rounded to the dtype of `weight` (BF16, F16 or F32), every NaN as one and the same
+/// quiet NaN, to `weight` [N, K] or
 /// [experts, N, K]. `desc` says the format of the scales and the parts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fp8rt_dequantize_weight(

@@ -48,6 +48,13 @@ pub fn to_f32(code: u8) -> f32 {
     f32::from_bits(value | ((code & 0x80) as u32) << 24)
 }
 
+/// A code times its scale, rounded once. Every NaN is the same quiet NaN.
+#[inline(always)]
+pub fn dequantize(code: u8, scale: f32) -> f32 {
+    let value = to_f32(code) * scale;
+    if value.is_nan() { f32::NAN } else { value }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

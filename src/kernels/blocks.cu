@@ -3,7 +3,7 @@
 
 #include "common.cuh"
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 256;
 constexpr int kRowsAtOnce = kThreads / kChunks;
 constexpr int kPasses = kBlock / kRowsAtOnce;
 constexpr int kWarps = kThreads / 32;
@@ -16,7 +16,7 @@ struct Tile {
   uint32_t first_row, rows, columns;  // of the part of the block that exists
 };
 
-__device__ Matrix find(const Matrix *matrices, uint32_t count, uint32_t tile) {
+__device__ const Matrix &find(const Matrix *matrices, uint32_t count, uint32_t tile) {
   uint32_t low = 0, high = count;
   while (high - low > 1) {
     const uint32_t middle = (low + high) / 2;
@@ -166,9 +166,21 @@ __device__ void quantize_any(const Header &h, const Matrix &m, const Tile &t, ui
   }
 }
 
-// `kGeneral` takes every rule, packed scales and health. The other form, which refits use, computes float scales and codes
-// alone, and needs half of the registers.
 template <class T, bool kGeneral>
+__device__ void quantize_tile(const Header &h, const Matrix &m, const Tile &t, uint32_t *shared, Health &health) {
+  const bool whole = m.aligned && t.rows == kBlock && t.columns == kBlock;
+  if (whole && (!kGeneral || (h.rule == kCompute && h.health != nullptr))) {
+    quantize_whole<T, kGeneral>(h, m, t, shared, health);
+  } else if (kGeneral && m.aligned && t.columns % kChunk == 0) {
+    quantize_any<T, kGeneral, true>(h, m, t, shared, health);
+  } else {
+    quantize_any<T, kGeneral, false>(h, m, t, shared, health);
+  }
+}
+
+// `kGeneral` takes every rule, packed scales and health. The other form, which refits use, computes float scales and codes
+// alone, and needs half of the registers. `kTable`: the matrices lie in device memory.
+template <class T, bool kGeneral, bool kTable = false>
 __device__ void quantize_blocks(const Header &h, const Matrix *matrices) {
   __shared__ uint32_t shared[2][2 * kWarps];
   release_consumer();
@@ -176,16 +188,13 @@ __device__ void quantize_blocks(const Header &h, const Matrix *matrices) {
   Health health;
   uint32_t turn = 0;
   for (uint32_t tile = blockIdx.x; tile < h.tiles; tile += gridDim.x, turn ^= 1) {
-    // A copy: a table in device memory could change under our own stores, for all that the compiler knows.
-    const Matrix m = find(matrices, h.count, tile);
-    const Tile t = place(m, tile);
-    const bool whole = m.aligned && t.rows == kBlock && t.columns == kBlock;
-    if (whole && (!kGeneral || (h.rule == kCompute && h.health != nullptr))) {
-      quantize_whole<T, kGeneral>(h, m, t, shared[turn], health);
-    } else if (m.aligned && t.columns % kChunk == 0) {
-      quantize_any<T, kGeneral, true>(h, m, t, shared[turn], health);
+    const Matrix &found = find(matrices, h.count, tile);
+    if constexpr (kTable) {
+      // A copy: a table in device memory could change under our own stores, for all that the compiler knows.
+      const Matrix m = found;
+      quantize_tile<T, kGeneral>(h, m, place(m, tile), shared[turn], health);
     } else {
-      quantize_any<T, kGeneral, false>(h, m, t, shared[turn], health);
+      quantize_tile<T, kGeneral>(h, found, place(found, tile), shared[turn], health);
     }
   }
   if (kGeneral && h.health != nullptr) health.add_to(h.health);
@@ -196,15 +205,15 @@ __device__ void quantize_blocks(const Header &h, const Matrix *matrices) {
 #define KERNEL(name, blocks_of_a_processor, parameter) \
   extern "C" __global__ void __launch_bounds__(kThreads, blocks_of_a_processor) name(const __grid_constant__ parameter a)
 
-// Four matrices with the launch, many with it, or a table in device memory. 16-bit types: three thread blocks a
-// multiprocessor keep 96 KiB of loads in flight.
+// Four matrices with the launch, many with it, or a table in device memory. 16-bit types: four thread blocks a
+// multiprocessor keep 128 KiB of loads in flight.
 #define QUANTIZE_BLOCKS(name, type, resident)                                                                       \
   KERNEL(quantize_blocks_##name##_few, resident, Arguments<4>) { quantize_blocks<type, false>(a.header, a.matrices); }    \
   KERNEL(quantize_blocks_##name##_many, resident, Arguments<240>) { quantize_blocks<type, false>(a.header, a.matrices); } \
-  KERNEL(quantize_blocks_##name##_table, resident, Header) { quantize_blocks<type, false>(a, a.table); }                  \
+  KERNEL(quantize_blocks_##name##_table, resident, Header) { quantize_blocks<type, false, true>(a, a.table); }                  \
   KERNEL(quantize_blocks_##name##_general, 2, Arguments<240>) { quantize_blocks<type, true>(a.header, a.matrices); }      \
-  KERNEL(quantize_blocks_##name##_general_table, 2, Header) { quantize_blocks<type, true>(a, a.table); }
+  KERNEL(quantize_blocks_##name##_general_table, 2, Header) { quantize_blocks<type, true, true>(a, a.table); }
 
-QUANTIZE_BLOCKS(bf16, Bf16, 3)
-QUANTIZE_BLOCKS(f16, F16, 3)
+QUANTIZE_BLOCKS(bf16, Bf16, 4)
+QUANTIZE_BLOCKS(f16, F16, 4)
 QUANTIZE_BLOCKS(f32, F32, 2)

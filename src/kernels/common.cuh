@@ -78,11 +78,14 @@ struct Chunk {
 struct Health {
   uint32_t non_finite = 0, saturated = 0, zero = 0, subnormal = 0;
 
-  // Elements beyond `count` are zeros with zero codes, and count for nothing. Four bytes or two halves are compared at once;
+  // Elements beyond `count` are zeros with zero codes, and count for nothing; a zero has a zero code. Four bytes or two halves are compared at once;
   // a comparison gives all ones where it holds.
   template <class T>
   __device__ void examine(const Chunk<T> &chunk, uint2 codes, const Scaling &scaling, bool given, int count) {
-    if (given) count_saturated(chunk, scaling, count);
+    if (given) {
+      examine_given(chunk, codes, scaling, count);
+      return;
+    }
     const uint32_t low = codes.x & 0x7F7F7F7Fu, high = codes.y & 0x7F7F7F7Fu;
     const int zero_codes = (__popc(__vcmpeq4(low, 0)) + __popc(__vcmpeq4(high, 0))) / 8;
     const int small_codes = (__popc(__vcmpltu4(low, 0x08080808u)) + __popc(__vcmpltu4(high, 0x08080808u))) / 8;
@@ -108,13 +111,19 @@ struct Health {
     non_finite += infinite;
   }
 
+  // Under a given scale, which may be 0 or NaN, a zero may have any code.
   template <class T>
-  __device__ void count_saturated(const Chunk<T> &chunk, const Scaling &scaling, int count) {
+  __device__ void examine_given(const Chunk<T> &chunk, uint2 codes, const Scaling &scaling, int count) {
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
+      if (i >= count) break;
       const float x = chunk.value(i);
       const bool finite = (to_bits(x) & 0x7FFFFFFFu) < kInfinity;
-      saturated += i < count && finite && fabsf(__fdiv_rn(x, scaling.scale)) > kOverflow;
+      const uint32_t code = ((i < 4 ? codes.x : codes.y) >> (8 * (i % 4))) & 0x7Fu;
+      non_finite += !finite;
+      saturated += finite && fabsf(__fdiv_rn(x, scaling.scale)) > kOverflow;
+      zero += x != 0.0f && code == 0;
+      subnormal += code - 1 < 7u;
     }
   }
 

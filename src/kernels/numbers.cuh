@@ -18,26 +18,30 @@ constexpr uint32_t kInfinity = 0x7F800000u;
 __device__ inline float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 __device__ inline uint32_t to_bits(float value) { return __float_as_uint(value); }
 
-// Source types, by their bits.
+// Source types, by their bits. Every NaN is rounded to one quiet NaN, as on the host.
 struct Bf16 {
   using Bits = uint16_t;
   static constexpr uint32_t kInfinityBits = 0x7F80;
   __device__ static float to_float(uint16_t bits) { return from_bits(uint32_t(bits) << 16); }
-  __device__ static uint16_t from_float(float value) { return __bfloat16_as_ushort(__float2bfloat16_rn(value)); }
+  __device__ static uint16_t from_float(float value) {
+    return value == value ? __bfloat16_as_ushort(__float2bfloat16_rn(value)) : 0x7FC0;
+  }
 };
 
 struct F16 {
   using Bits = uint16_t;
   static constexpr uint32_t kInfinityBits = 0x7C00;
   __device__ static float to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
-  __device__ static uint16_t from_float(float value) { return __half_as_ushort(__float2half_rn(value)); }
+  __device__ static uint16_t from_float(float value) {
+    return value == value ? __half_as_ushort(__float2half_rn(value)) : 0x7E00;
+  }
 };
 
 struct F32 {
   using Bits = uint32_t;
   static constexpr uint32_t kInfinityBits = kInfinity;
   __device__ static float to_float(uint32_t bits) { return from_bits(bits); }
-  __device__ static uint32_t from_float(float value) { return to_bits(value); }
+  __device__ static uint32_t from_float(float value) { return value == value ? to_bits(value) : 0x7FC00000u; }
 };
 
 // The code of a number, nearest even, saturating; NaN of either sign gives 0x7F.

@@ -127,7 +127,7 @@ pub fn dequantize(request: &Dequantize) {
                         let (scale, code) = unsafe {
                             (request.scales.read(at, column / BLOCK), *request.codes.at(expert, row, column))
                         };
-                        store(request.output, expert, row, column, e4m3::to_f32(code) * scale);
+                        store(request.output, expert, row, column, e4m3::dequantize(code, scale));
                     }
                 }
             }
