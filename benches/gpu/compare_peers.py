@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Compare fp8rt with its peers on this GPU, in bytes and in time.
 
-    compare_peers.py PEERS_DIR [bytes] [weights] [refit] [activations] [fused] [host]
+    compare_peers.py PEERS_DIR [bytes] [producers] [weights] [refit] [activations] [fused] [host]
 
 PEERS_DIR holds vllm_ops.so (vLLM's op library) and the Python package deep_gemm. fp8rt is the library that
 FP8RT_LIBRARY names. `bytes`: how many scale words and codes differ from the peer's, on finite input, and the first that
-do. The other sections time both in this run, ours first, and give each peer's time and its ratio to ours. Needs torch
-for CUDA and Triton. A section that fails prints its exception and the rest goes on; then, or if bytes differ, the exit
+do. `producers`: how many differ from vLLM's unfused pair. The other sections time both in this run, ours first, and
+give each peer's time and its ratio to ours. Needs torch for CUDA and Triton. A section that fails prints its exception and the rest goes on; then, or if bytes differ, the exit
 code is 1.
 """
 import ctypes
@@ -309,6 +309,36 @@ def compare_bytes(gpu):
     return all([guarded("one comparison", check) for check in checks])
 
 
+def compare_producers(gpu):
+    """Counts differences, which are expected: vLLM rounds once more inside both producers. Never a failure."""
+    print("producers fused with quantize, beside vLLM's own producer followed by its quantizer")
+    for m, k in ((1024, 14336), (1024, 4096)):
+        gate_up, x, residual, weight = randn(m, 2 * k), randn(m, k), randn(m, k), randn(k)
+        ours, theirs, produced = activation_buffers(m, k), activation_buffers(m, k), empty(m, k, dtype=BF16)
+        torch.ops._C.silu_and_mul(produced, gate_up)
+        vllm_quantize(produced, *theirs)
+        gpu.silu(gate_up, *ours)()
+        report_difference(f"silu_and_mul M={m} K={k}", ours, theirs)
+        produced.copy_(x)
+        their_residual = residual.clone()
+        torch.ops._C.fused_add_rms_norm(produced, their_residual, weight, EPSILON)
+        vllm_quantize(produced, *theirs)
+        gpu.norm(x, residual, weight, *ours)()
+        report_difference(f"rms_norm M={m} K={k}", ours, theirs)
+        residuals, _ = differences(residual.view(torch.int16), their_residual.view(torch.int16))
+        print(f"    residuals differ {residuals} of {residual.numel()}")
+
+
+def report_difference(label, ours, theirs):
+    tally = Tally(label)
+    tally.add(ours, theirs)
+    tally.first = []
+    tally.report()
+    codes = [side[0].view(torch.uint8).int() for side in (ours, theirs)]
+    farthest = (codes[0] - codes[1]).abs().max().item()
+    print(f"    farthest code {farthest} apart", flush=True)
+
+
 # Times.
 
 def time_weights(gpu):
@@ -389,8 +419,8 @@ def load_peers(directory):
     deep_gemm.set_pdl(True)
 
 
-SECTIONS = {"bytes": compare_bytes, "weights": time_weights, "refit": time_refit, "activations": time_activations,
-            "fused": time_fused, "host": time_host}
+SECTIONS = {"bytes": compare_bytes, "producers": compare_producers, "weights": time_weights, "refit": time_refit,
+            "activations": time_activations, "fused": time_fused, "host": time_host}
 
 
 def main():

@@ -132,18 +132,20 @@ pub fn batch_size(tiles: u32) -> Size {
     Size { blocks: tiles, threads: BLOCK_THREADS }
 }
 
-/// Matrices of one dtype, launched when they are full.
-pub struct Batch<'a> {
+/// Up to N matrices of one dtype, launched when they are full. N is [`FEW`] or [`MANY`]: a launch copies room for all N, and
+/// the general kernels take many.
+pub struct Batch<'a, const N: usize> {
     device: &'a Device,
     stream: Stream,
     dtype: Dtype,
-    arguments: Arguments<MANY>,
+    arguments: Arguments<N>,
     tiles: usize,
 }
 
-impl<'a> Batch<'a> {
-    pub fn new(device: &'a Device, stream: Stream, dtype: Dtype, header: Header) -> Batch<'a> {
-        Batch { device, stream, dtype, arguments: Arguments { header, matrices: [Matrix::NONE; MANY] }, tiles: 0 }
+impl<'a, const N: usize> Batch<'a, N> {
+    #[inline]
+    pub fn new(device: &'a Device, stream: Stream, dtype: Dtype, header: Header) -> Batch<'a, N> {
+        Batch { device, stream, dtype, arguments: Arguments { header, matrices: [Matrix::NONE; N] }, tiles: 0 }
     }
 
     /// Adds the parts of a weight.
@@ -159,7 +161,7 @@ impl<'a> Batch<'a> {
         if tiles == 0 {
             return Ok(());
         }
-        if self.arguments.header.count as usize == MANY || self.tiles + tiles > MOST_TILES {
+        if self.arguments.header.count as usize == N || self.tiles + tiles > MOST_TILES {
             self.launch()?;
         }
         matrix.first_tile = self.tiles as u32;
@@ -172,22 +174,17 @@ impl<'a> Batch<'a> {
     /// Launches what was added since the last launch.
     pub fn launch(&mut self) -> Result<()> {
         let header = &mut self.arguments.header;
-        let count = header.count as usize;
-        if count == 0 {
+        if header.count == 0 {
             return Ok(());
         }
         header.tiles = self.tiles as u32;
-        let general = is_general(header);
+        let kernels = match (is_general(header), N) {
+            (false, FEW) => kernels::BLOCKS_FEW,
+            (false, _) => kernels::BLOCKS_MANY,
+            (true, _) => kernels::BLOCKS_GENERAL,
+        };
         let size = batch_size(header.tiles);
-        let at = index(self.dtype);
-        if count <= FEW && !general {
-            let matrices = std::array::from_fn(|i| self.arguments.matrices[i]);
-            let few = Arguments::<FEW> { header: self.arguments.header, matrices };
-            self.device.launch(kernels::BLOCKS_FEW[at], size, &few, self.stream)?;
-        } else {
-            let kernel = if general { kernels::BLOCKS_GENERAL[at] } else { kernels::BLOCKS_MANY[at] };
-            self.device.launch(kernel, size, &self.arguments, self.stream)?;
-        }
+        self.device.launch(kernels[index(self.dtype)], size, &self.arguments, self.stream)?;
         self.arguments.header.count = 0;
         self.tiles = 0;
         Ok(())
@@ -222,7 +219,15 @@ impl Device {
         if request.grid.height() == 1 {
             return self.groups(request, header, stream);
         }
-        let mut batch = Batch::new(self, stream, request.source.dtype, header);
+        if is_general(&header) {
+            self.blocks::<MANY>(request, header, stream)
+        } else {
+            self.blocks::<FEW>(request, header, stream)
+        }
+    }
+
+    fn blocks<const N: usize>(&self, request: &Quantize, header: Header, stream: Stream) -> Result<()> {
+        let mut batch = Batch::<N>::new(self, stream, request.source.dtype, header);
         batch.add(request)?;
         batch.launch()
     }

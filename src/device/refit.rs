@@ -6,9 +6,10 @@ use cudarc::driver::sys;
 
 use crate::blocks::BLOCK;
 use crate::error::{Result, ensure};
-use crate::kernels::{self, Header, Matrix};
+use crate::kernels::{self, FEW, Header, MANY, Matrix};
 use crate::quantize::Quantize;
 use crate::refit::{Entries, Manner, SOURCES, name_entry};
+use crate::tensor::Dtype;
 
 use super::driver::check;
 use super::quantize::{Batch, Rows, batch_size, header_of, is_general, matrix, parts, tiles};
@@ -38,7 +39,7 @@ impl Device {
                 if entry.weight.dtype != dtype {
                     return Ok(());
                 }
-                let batch = batch.get_or_insert_with(|| Batch::new(self, stream, dtype, header_of(manner)));
+                let batch = batch.get_or_insert_with(|| Batch::<MANY>::new(self, stream, dtype, header_of(manner)));
                 batch.add(&entry.request(manner)?).map_err(name_entry(index))
             })?;
             if let Some(batch) = &mut batch {
@@ -245,9 +246,17 @@ impl Pieces<'_> {
         piece.experts = 1;
         let codes_aligned = (piece.codes as usize).is_multiple_of(8) && piece.codes_stride % 8 == 0;
         piece.aligned = (row.is_multiple_of(16) && codes_aligned) as u32;
-        let mut batch = Batch::new(self.device, self.stream, source.dtype, header);
-        batch.push_one(piece)?;
-        batch.launch()?;
+        if is_general(&header) {
+            self.launch::<MANY>(source.dtype, header, piece)?;
+        } else {
+            self.launch::<FEW>(source.dtype, header, piece)?;
+        }
         self.copying.read(side, self.stream)
+    }
+
+    fn launch<const N: usize>(&self, dtype: Dtype, header: Header, piece: Matrix) -> Result<()> {
+        let mut batch = Batch::<N>::new(self.device, self.stream, dtype, header);
+        batch.push_one(piece)?;
+        batch.launch()
     }
 }
