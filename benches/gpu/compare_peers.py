@@ -6,7 +6,8 @@
 PEERS_DIR holds vllm_ops.so (vLLM's op library) and the Python package deep_gemm. fp8rt is the library that
 FP8RT_LIBRARY names. `bytes`: how many scale words and codes differ from the peer's, on finite input, and the first that
 do. `producers`: how many differ from vLLM's unfused pair. The other sections time both in this run, ours first, and
-give each peer's time and its ratio to ours. Needs torch for CUDA and Triton. A section that fails prints its exception and the rest goes on; then, or if bytes differ, the exit
+give each peer's time and its ratio to ours. Needs torch for CUDA and Triton. A section that fails prints its
+exception and the rest goes on; then, or if bytes differ, the exit
 code is 1.
 """
 import ctypes
