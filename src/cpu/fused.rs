@@ -12,14 +12,11 @@ use crate::tensor::{Dtype, Tensor};
 
 use super::Engine;
 use super::isa::Kernel;
-use super::lanes::Instructions;
+use super::lanes::{Instructions, LANES, add_lanes};
 use super::segment::{Amax, Bf16, Divided, Element, F16, InRange, Multiplied, Scaling, encode, examine};
 
 /// Elements that a task takes at least, so that taking it costs little beside doing it.
 const TASK_ELEMENTS: usize = 32 * 1024;
-
-/// Partial sums of a group.
-const LANES: usize = 16;
 
 /// Runs a checked production.
 pub fn fused(engine: &Engine, request: &Fused) -> Result<()> {
@@ -111,14 +108,7 @@ fn sum_of_squares<T: Element>(run: &[T]) -> f32 {
             *lane += x.to_f32() * x.to_f32();
         }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
+    add_lanes(lanes)
 }
 
 #[inline(always)]

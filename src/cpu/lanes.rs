@@ -76,6 +76,19 @@ pub fn all_normal<const N: usize>(codes: &[u8; N]) -> bool {
     special == 0
 }
 
+/// The sum of the lanes, by halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+#[inline(always)]
+pub fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
 /// What [`super::isa::Isa`] compiles kernels for.
 pub trait Instructions {
     type Lanes: Lanes;

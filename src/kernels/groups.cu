@@ -1,51 +1,10 @@
 // Activations: groups of 1x128. Half a warp takes a group; a thread takes eight elements of it.
 
-#include "common.cuh"
+#include "scaling.cuh"
 
 namespace {
 
 constexpr int kGroupsAtOnce = 4;
-
-// Largest of a value over half a warp.
-__device__ uint32_t half_warp_max(uint32_t value) {
-#pragma unroll
-  for (int step = kChunks / 2; step > 0; step /= 2) value = max(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
-  return value;
-}
-
-// Writes the scale of a group, by one of its threads; zeros in the padding.
-__device__ void store_scale(const Header &h, const Matrix &m, uint32_t row, uint32_t group, float scale, bool exists) {
-  if (h.format == kPacked) {
-    uint8_t *at = exponent_at(m, 0, row, group);
-    if (at != nullptr) *at = exists ? to_bits(scale) >> 23 : 0;
-    return;
-  }
-  const int64_t index = row * m.scale_row + group * m.scale_column;
-  if (index < m.scale_limit) static_cast<float *>(m.scales)[index] = exists ? scale : 0.0f;
-}
-
-// The scalings of a half warp's groups, each made by one thread: thread i of the half warp has that of group i. Of one
-// group, every thread has it.
-template <class T, int kPasses>
-__device__ Scaling own_scaling(const Header &h, const Chunk<T> (&chunks)[kPasses]) {
-  const uint32_t own = threadIdx.x % kChunks;
-  uint32_t amax = 0, largest = 0;
-#pragma unroll
-  for (int i = 0; i < kPasses; ++i) {
-    const uint32_t of_group = half_warp_max(chunks[i].amax());
-    largest = max(largest, of_group);
-    if (own == i || kPasses == 1) amax = of_group;
-  }
-  const bool finite = !__any_sync(0xFFFFFFFFu, largest >= T::kInfinityBits);
-  if (!finite) {
-#pragma unroll
-    for (int i = 0; i < kPasses; ++i) {
-      const uint32_t of_group = half_warp_max(chunks[i].finite_amax());
-      if (own == i || kPasses == 1) amax = of_group;
-    }
-  }
-  return make_scaling(T::to_float(amax), h.floor, h.recipe, h.format);
-}
 
 // This thread's place: eight columns of a group, in rows `first`, first + kRowsAtOnce, ...
 template <class T>
@@ -72,7 +31,7 @@ __device__ void quantize_whole(const Header &h, const Matrix &m, uint32_t quad, 
   Chunk<T> chunks[kPasses];
 #pragma unroll
   for (int i = 0; i < kPasses; ++i) chunks[i].load_aligned(cursor.source(m, cursor.first + i * kRowsAtOnce));
-  const Scaling own = own_scaling(h, chunks);
+  const Scaling own = scaling_of_groups(h, chunks);
   // The thread that made a scale stores it.
   const uint32_t pass = threadIdx.x % kChunks;
   if (pass < kPasses) *scale_at(m, 0, cursor.first + pass * kRowsAtOnce, cursor.group) = own.scale;
@@ -99,10 +58,10 @@ __device__ void quantize_any(const Header &h, const Matrix &m, const Cursor<T> &
   load<kVectors>(chunks[0], cursor.source(m, row), count);
   Scaling scaling{};
   if (!given) {
-    scaling = own_scaling(h, chunks);
+    scaling = scaling_of_groups(h, chunks);
     const uint32_t stored_groups = h.format == kPacked ? (groups + 3) / 4 * 4 : groups;
     const bool stored = row < m.rows + m.padding && cursor.group < stored_groups;
-    if (threadIdx.x % kChunks == 0 && stored) store_scale(h, m, row, cursor.group, scaling.scale, exists);
+    if (threadIdx.x % kChunks == 0 && stored) write_scale(h, m, row, cursor.group, scaling.scale, exists);
     if (kGeneral && h.rule == kScalesOnly) return;
   } else if (exists) {
     scaling = given_scaling(read_scale(m, h.format, 0, row, row, cursor.group));

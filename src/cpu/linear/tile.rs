@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::blocks::BLOCK;
 use crate::cpu::isa::Kernel;
-use crate::cpu::lanes::{Instructions, LANES, Lanes, all_normal};
+use crate::cpu::lanes::{Instructions, LANES, Lanes, add_lanes, all_normal};
 use crate::formats::half;
 use crate::linear::LinearRun;
 use crate::quantize::ScaleRow;
@@ -305,19 +305,6 @@ impl Tile<'_> {
 #[inline(always)]
 fn finite(scale: f32) -> f32 {
     if scale == f32::INFINITY { 0.0 } else { scale }
-}
-
-/// The 16 totals, by halves.
-#[inline(always)]
-fn add_lanes(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
 }
 
 #[inline(always)]
