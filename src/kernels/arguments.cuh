@@ -1,4 +1,4 @@
-// What the host passes to the kernels. The same layout as src/kernels/arguments.rs; a test compares the sizes.
+// What the host passes to the kernels. The same layout as src/kernels/arguments.rs: both assert the sizes.
 #pragma once
 
 #include <stdint.h>
@@ -49,3 +49,7 @@ struct FusedArguments {
   float epsilon;
   uint32_t reserved;
 };
+
+static_assert(sizeof(Matrix) == 112 && sizeof(Header) == 40, "as in arguments.rs");
+static_assert(sizeof(Arguments<4>) == 40 + 4 * 112 && sizeof(DequantizeArguments) == 120, "as in arguments.rs");
+static_assert(sizeof(FusedArguments) == 184, "as in arguments.rs");
