@@ -657,7 +657,8 @@ fp8rt_status fp8rt_linear_plan_prepare(struct fp8rt_linear_plan *plan,
 //
 // `workspace`: at least what fp8rt_linear_plan_workspace says for this M, 256-byte aligned, contents undefined before and
 // after, one for each concurrent run. `bias` is NULL if the plan has none. M = 0 succeeds and writes nothing. Where the
-// product of two scales is not a normal float32, only finiteness is promised.
+// product of two scales is below the normal float32, y is finite; where it overflows, the host and the backend plain
+// count that group as 0, and the others may give infinity or NaN.
 fp8rt_status fp8rt_linear(struct fp8rt_linear_plan *plan,
                           const struct fp8rt_tensor *x,
                           const struct fp8rt_tensor *weight,

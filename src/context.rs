@@ -9,6 +9,7 @@ use crate::error::{Result, ensure};
 use crate::fused::Fused;
 use crate::quantize::{Dequantize, Quantize};
 use crate::refit::{Entries, Manner};
+use crate::tensor::Tensor;
 
 /// Host memory, as a device number.
 pub const HOST: i32 = -1;
@@ -40,6 +41,25 @@ impl Context {
             Place::Host(engine) => Some(engine),
             #[cfg(feature = "cuda")]
             Place::Gpu(_) => None,
+        }
+    }
+
+    /// The GPU; `None` on the host.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(&self) -> Option<&Device> {
+        match &self.place {
+            Place::Host(_) => None,
+            Place::Gpu(device) => Some(device),
+        }
+    }
+
+    /// Asks whether tensors are memory of the context's device. On the host nobody can say.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn expect_memory(&self, tensors: &[Option<&Tensor>]) -> Result<()> {
+        match &self.place {
+            Place::Host(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.expect_memory(tensors),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Describe, validate, take the first backend that accepts, and keep why the others did not.
 
+use std::ffi::c_void;
 use std::sync::Arc;
 
 use crate::backend::{BACKENDS, Linear};
@@ -72,7 +73,12 @@ impl LinearPlan {
     pub fn describe(&self) -> String {
         let LinearSpec { max_m, n, k, input_dtype, output_dtype, .. } = &self.spec;
         let refused = if self.refusals.is_empty() { String::new() } else { format!("; {}", list(&self.refusals)) };
-        format!("linear M <= {max_m}, N = {n}, K = {k}, {input_dtype} to {output_dtype}: {}{refused}", self.backend)
+        let how = match self.linear.configuration(*max_m) {
+            how if how.is_empty() => how,
+            how => format!(" ({how})"),
+        };
+        let shape = format!("M <= {max_m}, N = {n}, K = {k}");
+        format!("linear {shape}, {input_dtype} to {output_dtype}: {}{how}{refused}", self.backend)
     }
 
     /// Workspace of a run of `m` rows. Monotone in `m`.
@@ -82,15 +88,22 @@ impl LinearPlan {
     }
 
     /// Checks the weight that runs will bring, and does what a run must not do.
-    pub fn prepare(&self, weight: &Tensor, scales: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+    pub fn prepare(
+        &self,
+        weight: &Tensor,
+        scales: &Tensor,
+        bias: Option<&Tensor>,
+        stream: *mut c_void,
+    ) -> Result<()> {
         check_weight(&self.spec, weight, scales, bias)?;
-        self.linear.prepare(&self.context)
+        self.context.expect_memory(&[Some(weight), Some(scales), bias])?;
+        self.linear.prepare(&self.context, stream)
     }
 
     /// Validates and runs.
-    pub fn run(&self, operands: LinearOperands) -> Result<()> {
+    pub fn run(&self, operands: LinearOperands, stream: *mut c_void) -> Result<()> {
         let workspace = |m| self.linear.workspace(&self.context, &self.spec, m);
-        self.linear.run(&self.context, &LinearRun::new(&self.spec, operands, workspace)?)
+        self.linear.run(&self.context, &LinearRun::new(&self.spec, operands, workspace)?, stream)
     }
 }
 

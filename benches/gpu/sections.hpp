@@ -21,6 +21,13 @@ inline fp8rt::Context gpu_context() {
   return fp8rt::Context(desc);
 }
 
+inline void print_device() {
+  cudaDeviceProp properties;
+  CUDA(cudaGetDeviceProperties(&properties, fp8rt_test::kDevice));
+  std::printf("device %s, %d multiprocessors\n%s\n", properties.name, properties.multiProcessorCount,
+              fp8rt_build_info());
+}
+
 // TB/s of so many bytes an element.
 inline double rate(std::int64_t elements, int bytes, double us) {
   return static_cast<double>(elements) * bytes / us / 1e6;
@@ -35,10 +42,7 @@ struct Section {
 // A section that fails says so, and the others run. Returns how many failed.
 template <typename Bench>
 int run_each(const Section<Bench> *sections, std::size_t count, const std::vector<std::string> &wanted) {
-  cudaDeviceProp properties;
-  CUDA(cudaGetDeviceProperties(&properties, fp8rt_test::kDevice));
-  std::printf("device %s, %d multiprocessors\n%s\n", properties.name, properties.multiProcessorCount,
-              fp8rt_build_info());
+  print_device();
   Bench bench;
   int failures = 0;
   for (const Section<Bench> *section = sections; section != sections + count; ++section) {

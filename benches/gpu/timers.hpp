@@ -25,8 +25,8 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// All calls back to back in a captured graph: the median replay divided by the calls.
-inline double graph_us(const Stream &stream, const std::vector<Call> &calls, int repeats = 15) {
+// All calls back to back in a captured graph: the median replay after `warm` ones, divided by the calls.
+inline double graph_us(const Stream &stream, const std::vector<Call> &calls, int repeats = 15, int warm = 3) {
   for (const Call &call : calls) {
     call();
   }
@@ -34,7 +34,7 @@ inline double graph_us(const Stream &stream, const std::vector<Call> &calls, int
   const Graph graph(stream, [&] { std::for_each(calls.begin(), calls.end(), [](const Call &call) { call(); }); });
   const Event begin, end;
   std::vector<double> times;
-  for (int repeat = -3; repeat < repeats; ++repeat) {
+  for (int repeat = -warm; repeat < repeats; ++repeat) {
     begin.record(stream);
     graph.launch(stream);
     end.record(stream);
@@ -60,6 +60,12 @@ class StreamTimer {
       call();
     }
     return median(times(call, repeats_in(60e3, estimate)));
+  }
+
+  // The median of so many calls after one that is not timed.
+  double us_of(const Call &call, int repeats) {
+    call();
+    return median(times(call, repeats));
   }
 
  private:

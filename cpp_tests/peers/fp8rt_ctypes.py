@@ -11,6 +11,7 @@ BF16, F16, F32, E4M3, INT32 = 1, 2, 3, 4, 5
 DEFAULT, VLLM, DEEPGEMM, NEMO_RL, TE = range(5)
 FP32, POW2, UE8M0_PACKED = range(3)
 COLUMN_MAJOR, ROW_MAJOR = 0, 1
+BACKENDS = {"any": 0, "deepgemm": 2, "cutlass": 4, "cublaslt": 8, "plain": 16, "cpu": 32}
 BYTES = {BF16: 2, F16: 2, F32: 4, E4M3: 1, INT32: 4}
 
 
@@ -92,26 +93,41 @@ class Library:
         return Linear(self, max_m, n, k, input_dtype, output_dtype)
 
 
-class Linear:
-    """A plan with its workspace."""
+class LinearPlan:
+    """A linear with its backend chosen. `call` calls a function of the library by name and raises where it fails."""
+
+    def __init__(self, call, context, max_m, n, k, **fields):
+        self.call, self.plan = call, ctypes.c_void_p()
+        desc = LinearDesc(struct_size=ctypes.sizeof(LinearDesc), max_m=max_m, n=n, k=k, **fields)
+        call("fp8rt_linear_plan_create", context, ctypes.byref(desc), ctypes.byref(self.plan))
+
+    def workspace(self, m):
+        size = ctypes.c_uint64()
+        self.call("fp8rt_linear_plan_workspace", self.plan, ctypes.c_int64(m), ctypes.byref(size))
+        return size.value
+
+    def describe(self):
+        text = ctypes.create_string_buffer(1024)
+        self.call("fp8rt_linear_plan_describe", self.plan, text, ctypes.c_uint64(len(text)), None)
+        return text.value.decode()
+
+    def prepare(self, weight, scales, stream=None):
+        self.call("fp8rt_linear_plan_prepare", self.plan, ctypes.byref(weight), ctypes.byref(scales), None, stream)
+
+    def close(self):
+        self.call("fp8rt_linear_plan_destroy", self.plan)
+
+
+class Linear(LinearPlan):
+    """A plan on the host with its workspace."""
 
     def __init__(self, owner, max_m, n, k, input_dtype, output_dtype):
-        self.owner, self.plan, size = owner, ctypes.c_void_p(), ctypes.c_uint64()
-        desc = LinearDesc(struct_size=ctypes.sizeof(LinearDesc), max_m=max_m, n=n, k=k, input_dtype=input_dtype,
-                          output_dtype=output_dtype)
-        owner.call("fp8rt_linear_plan_create", owner.context, ctypes.byref(desc), ctypes.byref(self.plan))
-        owner.call("fp8rt_linear_plan_workspace", self.plan, ctypes.c_int64(max_m), ctypes.byref(size))
-        self.bytes = size.value
+        super().__init__(owner.call, owner.context, max_m, n, k, input_dtype=input_dtype, output_dtype=output_dtype)
+        self.bytes = self.workspace(max_m)
         self.memory = ctypes.create_string_buffer(self.bytes + 256)
-        self.workspace = ctypes.c_void_p(-(-ctypes.addressof(self.memory) // 256) * 256)
-
-    def prepare(self, weight, scales):
-        self.owner.call("fp8rt_linear_plan_prepare", self.plan, ctypes.byref(weight), ctypes.byref(scales), None, None)
+        self.address = ctypes.c_void_p(-(-ctypes.addressof(self.memory) // 256) * 256)
 
     def run(self, x, weight, scales, y):
         references = [ctypes.byref(tensor) for tensor in (x, weight, scales)]
-        self.owner.call("fp8rt_linear", self.plan, *references, None, ctypes.byref(y), self.workspace,
-                        ctypes.c_uint64(self.bytes), None)
-
-    def close(self):
-        self.owner.call("fp8rt_linear_plan_destroy", self.plan)
+        self.call("fp8rt_linear", self.plan, *references, None, ctypes.byref(y), self.address,
+                  ctypes.c_uint64(self.bytes), None)

@@ -1,5 +1,7 @@
 //! Host memory, any shape and stride. Always batch-invariant: the order of every sum is fixed.
 
+use std::ffi::c_void;
+
 use crate::context::Context;
 use crate::cpu::{Engine, linear};
 use crate::error::Result;
@@ -33,12 +35,16 @@ impl Linear for CpuLinear {
         linear::workspace(engine(context), spec, m)
     }
 
-    fn prepare(&self, context: &Context) -> Result<()> {
-        context.prepare(std::ptr::null_mut())
+    fn prepare(&self, context: &Context, stream: *mut c_void) -> Result<()> {
+        context.prepare(stream)
     }
 
-    fn run(&self, context: &Context, run: &LinearRun) -> Result<()> {
+    fn run(&self, context: &Context, run: &LinearRun, _: *mut c_void) -> Result<()> {
         linear::linear(engine(context), run)
+    }
+
+    fn configuration(&self, _: usize) -> String {
+        String::new()
     }
 }
 

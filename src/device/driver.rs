@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 use crate::error::{Error, Kind, Result, fail, make};
 
 /// Every function that is called. All are looked up at once, so that an old driver is an error here and no panic later.
-const FUNCTIONS: [&CStr; 27] = [
+const FUNCTIONS: [&CStr; 29] = [
     c"cuInit",
     c"cuDeviceGetCount",
     c"cuDeviceGet",
@@ -21,6 +21,8 @@ const FUNCTIONS: [&CStr; 27] = [
     c"cuModuleLoadData",
     c"cuModuleUnload",
     c"cuModuleGetFunction",
+    c"cuFuncSetAttribute",
+    c"cuTensorMapEncodeTiled",
     c"cuLaunchKernelEx",
     c"cuStreamIsCapturing",
     c"cuThreadExchangeStreamCaptureMode",
@@ -38,6 +40,22 @@ const FUNCTIONS: [&CStr; 27] = [
     c"cuGetErrorName",
 ];
 
+/// `cuTensorMapEncodeTiled`.
+pub type EncodeTensorMap = unsafe extern "C" fn(
+    *mut sys::CUtensorMap,
+    sys::CUtensorMapDataType,
+    u32,
+    *mut std::ffi::c_void,
+    *const u64,
+    *const u64,
+    *const u32,
+    *const u32,
+    sys::CUtensorMapInterleave,
+    sys::CUtensorMapSwizzle,
+    sys::CUtensorMapL2promotion,
+    sys::CUtensorMapFloatOOBfill,
+) -> sys::CUresult;
+
 /// The functions of a prepared call, by address: cudarc looks a function up, and allocates, when it is first called.
 pub struct Functions {
     pub get_current: unsafe extern "C" fn(*mut sys::CUcontext) -> sys::CUresult,
@@ -50,6 +68,7 @@ pub struct Functions {
         *mut *mut std::ffi::c_void,
         *mut *mut std::ffi::c_void,
     ) -> sys::CUresult,
+    pub encode_tensor_map: EncodeTensorMap,
     pub pointer_attribute:
         unsafe extern "C" fn(*mut std::ffi::c_void, sys::CUpointer_attribute, sys::CUdeviceptr) -> sys::CUresult,
 }
@@ -92,6 +111,7 @@ fn open() -> Result<Functions> {
             pop_current: address(c"cuCtxPopCurrent_v2"),
             is_capturing: address(c"cuStreamIsCapturing"),
             launch: address(c"cuLaunchKernelEx"),
+            encode_tensor_map: address(c"cuTensorMapEncodeTiled"),
             pointer_attribute: address(c"cuPointerGetAttribute"),
         })
     }

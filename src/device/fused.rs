@@ -169,7 +169,7 @@ impl Device {
         let most = i32::MAX as usize;
         ensure!(blocks <= most, Unsupported, "gate_up needs {blocks} thread blocks, a GPU takes {most}");
         let kernel = of_dtype(kernels[third(&request.target)], request.dtype);
-        Ok((kernel, Size { blocks: blocks as u32, threads }))
+        Ok((kernel, Size::new(blocks as u32, threads)))
     }
 }
 
@@ -187,5 +187,5 @@ fn rms_norm(request: &Fused, matrix: &Matrix) -> (Kernel, Size) {
     };
     let kernel = of_dtype(kernels[third(&request.target)], request.dtype);
     let threads = threads.next_multiple_of(WARP) as u32;
-    (kernel, Size { blocks: matrix.rows + matrix.padding, threads })
+    (kernel, Size::new(matrix.rows + matrix.padding, threads))
 }

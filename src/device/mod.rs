@@ -1,8 +1,13 @@
 //! A GPU: its driver, contexts, streams, modules and launches. The only part of the crate that names libcuda.
 
 mod copying;
+mod cublaslt;
+#[cfg(feature = "cutlass")]
+mod cutlass;
+mod deepgemm;
 mod driver;
 mod fused;
+mod linear;
 mod quantize;
 mod refit;
 
@@ -13,12 +18,14 @@ use cudarc::driver::sys;
 
 use crate::cpu::forks;
 use crate::error::{Result, ensure, fail};
-use crate::kernels::{Kernel, MODULES, Module};
+use crate::kernels::{Kernel, MODULES, Module, TILES, expand};
 use crate::tensor::Tensor;
 
 use copying::Copying;
 use driver::{Functions, check};
 
+pub use cublaslt::{ROWS as CUBLASLT_ROWS, Shape as CublasLtShape};
+pub use linear::{Ahead, Product, Quantized, bias_of};
 pub use refit::DeviceTable;
 
 /// Kernels of one module that were looked up so far, by name.
@@ -40,6 +47,12 @@ pub struct Device {
     /// Forks of this process when the device was opened: CUDA does not survive one.
     forks: u64,
     modules: [OnceLock<Loaded>; MODULES.len()],
+    /// DeepGEMM's kernel, a tile each.
+    tiles: [OnceLock<Loaded>; TILES.len()],
+    #[cfg(feature = "cutlass")]
+    cutlass: [OnceLock<Loaded>; crate::kernels::cutlass::GEMMS.len()],
+    /// Made when a plan first asks.
+    cublaslt: OnceLock<cublaslt::Handle>,
     /// For sources on the host; made when first used.
     copying: Mutex<Option<Copying>>,
     /// Whether every call asks if its pointers are device memory.
@@ -63,12 +76,23 @@ impl Stream {
 
 /// The size of a launch.
 pub struct Size {
-    pub blocks: u32,
+    pub blocks: [u32; 3],
     pub threads: u32,
+    /// Dynamic shared memory.
+    pub shared_bytes: u32,
+    /// Thread blocks of a cluster.
+    pub cluster: [u32; 3],
+}
+
+impl Size {
+    /// No shared memory, no cluster.
+    pub fn new(blocks: u32, threads: u32) -> Size {
+        Size { blocks: [blocks, 1, 1], threads, shared_bytes: 0, cluster: [1; 3] }
+    }
 }
 
 /// Our context is current until this is dropped; then it is the caller's again.
-struct Current {
+pub struct Current {
     driver: &'static Functions,
     pushed: bool,
 }
@@ -136,6 +160,7 @@ impl Device {
             check(sys::cuDevicePrimaryCtxRetain(&mut context, device), "cuDevicePrimaryCtxRetain")?;
             let check_pointers = std::env::var_os("FP8RT_CHECK").is_some_and(|value| !value.is_empty() && value != "0");
             let modules = [const { OnceLock::new() }; MODULES.len()];
+            let tiles = [const { OnceLock::new() }; TILES.len()];
             Ok(Device {
                 driver,
                 ordinal,
@@ -145,6 +170,10 @@ impl Device {
                 capability,
                 forks: forks(),
                 modules,
+                tiles,
+                #[cfg(feature = "cutlass")]
+                cutlass: [const { OnceLock::new() }; crate::kernels::cutlass::GEMMS.len()],
+                cublaslt: OnceLock::new(),
                 copying: Mutex::new(None),
                 check_pointers,
             })
@@ -152,7 +181,7 @@ impl Device {
     }
 
     /// Makes our context current on this thread.
-    fn enter(&self) -> Result<Current> {
+    pub fn enter(&self) -> Result<Current> {
         let now = forks();
         ensure!(
             now == self.forks,
@@ -205,66 +234,87 @@ impl Device {
     }
 
     fn load(&self, module: Module) -> Result<&Loaded> {
-        let place = &self.modules[module as usize];
+        let Some(cubin) = module.cubin(self.capability) else { fail!(Internal, "no code of {}", module.name()) };
+        let names = crate::kernels::all_of(module).map(|kernel| kernel.name);
+        self.load_code(&self.modules[module as usize], cubin.code, names, 0)
+    }
+
+    /// Loads a module once, whoever is first, and looks its kernels up. `shared_bytes`: what they may be launched with.
+    fn load_code<'a>(
+        &self,
+        place: &'a OnceLock<Loaded>,
+        compressed: &[u8],
+        names: impl Iterator<Item = &'static std::ffi::CStr>,
+        shared_bytes: u32,
+    ) -> Result<&'a Loaded> {
         if let Some(loaded) = place.get() {
             return Ok(loaded);
         }
-        let Some(cubin) = module.cubin(self.capability) else { fail!(Internal, "no code of {}", module.name()) };
+        let code = expand(compressed)?;
         // Another stream of this thread may be captured: loading does not concern it.
         let _relaxed = RelaxedCapture::new();
         let mut handle = std::ptr::null_mut();
         // SAFETY: code that nvcc made for this architecture.
-        unsafe { check(sys::cuModuleLoadData(&mut handle, cubin.code.as_ptr().cast()), "cuModuleLoadData") }?;
-        let mut functions = Vec::new();
-        for kernel in crate::kernels::all_of(module) {
-            let mut function = std::ptr::null_mut();
-            // SAFETY: a loaded module and a name.
-            let result = unsafe { sys::cuModuleGetFunction(&mut function, handle, kernel.name.as_ptr()) };
-            if let Err(error) = check(result, "cuModuleGetFunction") {
-                // SAFETY: nobody has seen it.
-                unsafe { sys::cuModuleUnload(handle) };
-                return Err(error);
-            }
-            functions.push((kernel.name, function));
-        }
-        if place.set(Loaded { module: handle, functions }).is_err() {
-            // SAFETY: another thread was first; nobody has seen this one.
+        unsafe { check(sys::cuModuleLoadData(&mut handle, code.as_ptr().cast()), "cuModuleLoadData") }?;
+        let functions = look_up(handle, names, shared_bytes);
+        let loaded = functions.map(|functions| place.set(Loaded { module: handle, functions }).is_ok());
+        if !matches!(loaded, Ok(true)) {
+            // SAFETY: nobody has seen it: it has no such kernel, or another thread was first.
             unsafe { sys::cuModuleUnload(handle) };
         }
+        loaded?;
         Ok(place.get().expect("set by one of us"))
     }
 
-    /// Enqueues a kernel whose only parameter is `arguments`. It may start before the one before it has ended, and waits by
-    /// itself; the next one may do the same.
+    /// Enqueues a kernel whose only parameter is `arguments`.
     fn launch<A>(&self, kernel: Kernel, size: Size, arguments: &A, stream: Stream) -> Result<()> {
         let function = self.function(kernel, stream)?;
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            // SAFETY: a union of plain numbers.
-            value: unsafe { std::mem::zeroed() },
+        let mut parameters = [(arguments as *const A).cast_mut().cast::<c_void>()];
+        // SAFETY: the function takes one parameter of this layout.
+        unsafe { self.launch_function(function, size, &mut parameters, stream) }
+    }
+
+    /// Enqueues a kernel. It may start before the one before it has ended, and waits by itself; the next one may do the
+    /// same.
+    ///
+    /// # Safety
+    /// The parameters point to what the function takes, in order. The driver copies them before this returns.
+    unsafe fn launch_function(
+        &self,
+        function: sys::CUfunction,
+        size: Size,
+        parameters: &mut [*mut c_void],
+        stream: Stream,
+    ) -> Result<()> {
+        use sys::CUlaunchAttributeID_enum as Attribute;
+        // SAFETY: a union of plain numbers, and an enumeration that has a value 0.
+        let mut attributes: [sys::CUlaunchAttribute; 2] = unsafe { std::mem::zeroed() };
+        attributes[0].id = Attribute::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attributes[0].value.programmaticStreamSerializationAllowed = 1;
+        attributes[1].id = Attribute::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        let [x, y, z] = size.cluster;
+        attributes[1].value.clusterDim = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z };
+        let used = match (self.capability >= 90, size.cluster != [1; 3]) {
+            (false, _) => 0,
+            (true, false) => 1,
+            (true, true) => 2,
         };
-        attribute.value.programmaticStreamSerializationAllowed = 1;
         let config = sys::CUlaunchConfig {
-            gridDimX: size.blocks,
-            gridDimY: 1,
-            gridDimZ: 1,
+            gridDimX: size.blocks[0],
+            gridDimY: size.blocks[1],
+            gridDimZ: size.blocks[2],
             blockDimX: size.threads,
             blockDimY: 1,
             blockDimZ: 1,
-            sharedMemBytes: 0,
+            sharedMemBytes: size.shared_bytes,
             hStream: stream.0,
-            attrs: &mut attribute,
-            numAttrs: if self.capability >= 90 { 1 } else { 0 },
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: used,
         };
-        let mut parameters = [(arguments as *const A).cast_mut().cast::<c_void>()];
-        // SAFETY: the function takes one parameter of this layout, which the driver copies before it returns.
-        unsafe {
-            check(
-                (self.driver.launch)(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut()),
-                "cuLaunchKernelEx",
-            )
-        }
+        // SAFETY: the caller's promise.
+        let result =
+            unsafe { (self.driver.launch)(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut()) };
+        check(result, "cuLaunchKernelEx")
     }
 
     /// Under `FP8RT_CHECK=1`: fails unless each tensor is memory of this device.
@@ -275,7 +325,18 @@ impl Device {
 
     /// The same of one address; NULL is nothing.
     fn check_pointer(&self, address: *const c_void, name: &str) -> Result<()> {
-        if !self.check_pointers || address.is_null() {
+        if self.check_pointers { self.expect_pointer(address, name) } else { Ok(()) }
+    }
+
+    /// Fails unless each tensor is memory of this device.
+    pub fn expect_memory(&self, tensors: &[Option<&Tensor>]) -> Result<()> {
+        let _current = self.enter()?;
+        let used = tensors.iter().flatten().filter(|tensor| !tensor.is_empty());
+        used.into_iter().try_for_each(|tensor| self.expect_pointer(tensor.address().cast(), tensor.name))
+    }
+
+    fn expect_pointer(&self, address: *const c_void, name: &str) -> Result<()> {
+        if address.is_null() {
             return Ok(());
         }
         use sys::CUpointer_attribute_enum as Attribute;
@@ -300,15 +361,51 @@ impl Device {
         );
         Ok(())
     }
+
+    /// "9.0".
+    pub fn capability_name(&self) -> String {
+        format!("{}.{}", self.capability / 10, self.capability % 10)
+    }
+}
+
+/// The kernels of a module. More shared memory than every kernel may have must be asked for.
+fn look_up(
+    module: sys::CUmodule,
+    names: impl Iterator<Item = &'static std::ffi::CStr>,
+    shared_bytes: u32,
+) -> Result<Vec<(&'static std::ffi::CStr, sys::CUfunction)>> {
+    use sys::CUfunction_attribute_enum as Attribute;
+    const FREE: u32 = 48 * 1024;
+    names
+        .map(|name| {
+            let mut function = std::ptr::null_mut();
+            // SAFETY: a loaded module and a name.
+            unsafe {
+                check(sys::cuModuleGetFunction(&mut function, module, name.as_ptr()), "cuModuleGetFunction")?;
+                if shared_bytes > FREE {
+                    let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                    let result = sys::cuFuncSetAttribute(function, attribute, shared_bytes as i32);
+                    check(result, "cuFuncSetAttribute")?;
+                }
+            }
+            Ok((name, function))
+        })
+        .collect()
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         // In a forked child the handles are the parent's.
         if let Ok(_current) = self.enter() {
-            for loaded in self.modules.iter_mut().filter_map(OnceLock::take) {
+            let modules = self.modules.iter_mut().chain(&mut self.tiles);
+            #[cfg(feature = "cutlass")]
+            let modules = modules.chain(&mut self.cutlass);
+            for loaded in modules.filter_map(OnceLock::take) {
                 // SAFETY: no plan or call uses it any more.
                 unsafe { sys::cuModuleUnload(loaded.module) };
+            }
+            if let Some(handle) = self.cublaslt.take() {
+                handle.destroy();
             }
             if let Some(copying) = self.copying.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()) {
                 copying.destroy();

@@ -22,7 +22,7 @@ const CROWD: usize = 8;
 const GROUPS_AT_ONCE: usize = 4;
 
 /// Place of a dtype's kernel among the three.
-fn index(dtype: Dtype) -> usize {
+pub fn index(dtype: Dtype) -> usize {
     match dtype {
         Dtype::Bf16 => 0,
         Dtype::F16 => 1,
@@ -30,7 +30,7 @@ fn index(dtype: Dtype) -> usize {
     }
 }
 
-fn extent(value: usize, tensor: &Tensor) -> Result<u32> {
+pub fn extent(value: usize, tensor: &Tensor) -> Result<u32> {
     ensure!(
         value <= i32::MAX as usize,
         Unsupported,
@@ -122,6 +122,11 @@ pub fn header_of(manner: Manner) -> Header {
     header(Some(manner.formula), manner.format, false, health)
 }
 
+/// The header of a quantization of one activation.
+pub fn formula_header(formula: Formula, format: ScaleFormat) -> Header {
+    header(Some(formula), format, false, std::ptr::null_mut())
+}
+
 /// Whether only the general kernels do this.
 pub fn is_general(header: &Header) -> bool {
     header.rule != kernels::COMPUTE || header.format == 2 || !header.health.is_null()
@@ -129,7 +134,7 @@ pub fn is_general(header: &Header) -> bool {
 
 /// One thread block a tile: the hardware balances them.
 pub fn batch_size(tiles: u32) -> Size {
-    Size { blocks: tiles, threads: BLOCK_THREADS }
+    Size::new(tiles, BLOCK_THREADS)
 }
 
 /// Up to N matrices of one dtype, launched when they are full. N is [`FEW`] or [`MANY`]: a launch copies room for all N, and
@@ -239,12 +244,17 @@ impl Device {
         if source.is_empty() {
             return Ok(());
         }
+        self.launch_groups(source, &header, matrix, stream)
+    }
+
+    /// Enqueues the kernel over groups that fits the size.
+    pub fn launch_groups(&self, source: &Tensor, header: &Header, matrix: Matrix, stream: Stream) -> Result<()> {
         let quads = groups(source.columns()).div_ceil(GROUPS_AT_ONCE);
         let stored_rows = source.rows() + matrix.padding as usize;
         let large = stored_rows.div_ceil(LARGE_ROWS) * quads;
         let at = index(source.dtype);
         // Few rows are spread over the chip; many are taken in strides that keep more loads in flight.
-        let (kernel, blocks, threads): (Kernel, usize, u32) = if is_general(&header) {
+        let (kernel, blocks, threads): (Kernel, usize, u32) = if is_general(header) {
             (kernels::GROUPS_GENERAL[at], large, 256)
         } else if large >= 2 * self.processors as usize {
             (kernels::GROUPS_LARGE[at], large, 256)
@@ -260,8 +270,8 @@ impl Device {
             source.name,
             i32::MAX
         );
-        let arguments = Arguments::<1> { header, matrices: [matrix] };
-        self.launch(kernel, Size { blocks: blocks as u32, threads }, &arguments, stream)
+        let arguments = Arguments::<1> { header: *header, matrices: [matrix] };
+        self.launch(kernel, Size::new(blocks as u32, threads), &arguments, stream)
     }
 
     /// Enqueues a checked dequantization.
@@ -282,7 +292,7 @@ impl Device {
             let arguments = DequantizeArguments { matrix, format, band: request.grid.height() as u32 };
             let blocks = chunks.div_ceil(256).min(self.processors as usize * 16) as u32;
             let kernel = kernels::DEQUANTIZE_ROWS[index(request.output.dtype)];
-            self.launch(kernel, Size { blocks, threads: 256 }, &arguments, stream)?;
+            self.launch(kernel, Size::new(blocks, 256), &arguments, stream)?;
         }
         Ok(())
     }

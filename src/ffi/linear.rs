@@ -144,7 +144,7 @@ pub unsafe extern "C" fn fp8rt_linear_plan_prepare(
         let scales = tensor(context, weight_scales, "weight_scales", scales_place)?;
         let bias = optional_tensor(context, bias, "bias", bias_place)?;
         expect_stream(context, stream)?;
-        plan.prepare(weight, scales, bias)
+        plan.prepare(weight, scales, bias, stream)
     })
 }
 
@@ -152,7 +152,8 @@ pub unsafe extern "C" fn fp8rt_linear_plan_prepare(
 ///
 /// `workspace`: at least what fp8rt_linear_plan_workspace says for this M, 256-byte aligned, contents undefined before and
 /// after, one for each concurrent run. `bias` is NULL if the plan has none. M = 0 succeeds and writes nothing. Where the
-/// product of two scales is not a normal float32, only finiteness is promised.
+/// product of two scales is below the normal float32, y is finite; where it overflows, the host and the backend plain
+/// count that group as 0, and the others may give infinity or NaN.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fp8rt_linear(
     plan: *mut fp8rt_linear_plan,
@@ -226,7 +227,7 @@ impl Operands {
             let bias = optional_tensor(context, self.bias, "bias", bias_place)?;
             let y = tensor(context, self.y, "y", y_place)?;
             expect_stream(context, self.stream)?;
-            plan.run(LinearOperands {
+            let operands = LinearOperands {
                 input: x,
                 input_scales: x_scales,
                 weight,
@@ -235,7 +236,8 @@ impl Operands {
                 output: y,
                 workspace: self.workspace.cast(),
                 workspace_bytes: usize::try_from(self.workspace_bytes).unwrap_or(usize::MAX),
-            })
+            };
+            plan.run(operands, self.stream)
         }
     }
 }

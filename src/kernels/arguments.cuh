@@ -50,6 +50,22 @@ struct FusedArguments {
   uint32_t reserved;
 };
 
+// What a kernel asks of L2 before its input is there: the beginning of each row of a weight, and its scales.
+struct Ahead {
+  const uint8_t *weight, *scales;
+  int64_t stride;        // between rows, in bytes
+  uint32_t rows, bytes;  // of each row
+  uint32_t scale_bytes;
+  uint32_t blocks;  // thread blocks that ask
+};
+
+// An activation that a linear quantizes, and the weight that it multiplies then.
+struct AheadArguments {
+  Header header;
+  Matrix matrix;
+  Ahead ahead;
+};
+
 static_assert(sizeof(Matrix) == 112 && sizeof(Header) == 40, "as in arguments.rs");
 static_assert(sizeof(Arguments<4>) == 40 + 4 * 112 && sizeof(DequantizeArguments) == 120, "as in arguments.rs");
-static_assert(sizeof(FusedArguments) == 184, "as in arguments.rs");
+static_assert(sizeof(FusedArguments) == 184 && sizeof(AheadArguments) == 192, "as in arguments.rs");

@@ -96,6 +96,27 @@ pub struct FusedArguments {
     pub reserved: u32,
 }
 
+/// What a kernel asks of L2 before its input is there: the beginning of each row of a weight, and its scales.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    pub weight: *const u8,
+    pub scales: *const u8,
+    pub stride: i64,
+    pub rows: u32,
+    pub bytes: u32,
+    pub scale_bytes: u32,
+    pub blocks: u32,
+}
+
+/// An activation that a linear quantizes, and the weight that it multiplies then.
+#[repr(C)]
+pub struct AheadArguments {
+    pub header: Header,
+    pub matrix: Matrix,
+    pub ahead: Ahead,
+}
+
 /// Values of the rule.
 pub const COMPUTE: u32 = 0;
 pub const GIVEN: u32 = 1;
@@ -104,5 +125,5 @@ pub const SCALES_ONLY: u32 = 2;
 const _: () = {
     assert!(size_of::<Matrix>() == 112 && size_of::<Header>() == 40);
     assert!(size_of::<Arguments<FEW>>() == 40 + FEW * 112 && size_of::<DequantizeArguments>() == 120);
-    assert!(size_of::<FusedArguments>() == 184);
+    assert!(size_of::<FusedArguments>() == 184 && size_of::<AheadArguments>() == 192);
 };

@@ -72,6 +72,45 @@ __device__ void quantize_any(const Header &h, const Matrix &m, const Cursor<T> &
   if (kGeneral && h.health != nullptr) health.examine(chunks[0], eight, scaling, given, count);
 }
 
+// The weight of the linear that this activation is for. L2 may have it before the activation exists: asking changes nothing
+// that can be seen, so it needs no wait.
+__device__ void ask_for_weight(const Ahead &a) {
+#if __CUDA_ARCH__ >= 900
+  if (blockIdx.x >= a.blocks) return;
+  // Asking for each line of 128 bytes was no faster.
+  constexpr uint32_t kStep = 256;
+  const uint32_t thread = blockIdx.x * blockDim.x + threadIdx.x, threads = a.blocks * blockDim.x;
+  auto ask = [](const uint8_t *from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); };
+  for (uint32_t i = thread; i * kStep < a.scale_bytes; i += threads) ask(a.scales + i * kStep);
+  const uint32_t steps = (a.bytes + kStep - 1) / kStep;
+  for (uint32_t i = thread; i < a.rows * steps; i += threads) ask(a.weight + i / steps * a.stride + i % steps * kStep);
+#endif
+}
+
+// As `quantize_groups` in its other form, a row a thread block; the weight is asked for while the input is being made.
+template <class T>
+__device__ void quantize_ahead(const AheadArguments &a) {
+  constexpr uint32_t kColumns = kGroupsAtOnce * kBlock;
+  const Matrix &m = a.matrix;
+  const uint32_t quads = (m.columns + kColumns - 1) / kColumns;
+  const uint32_t quad = blockIdx.x % quads, row = blockIdx.x / quads;
+  release_consumer();
+  ask_for_weight(a.ahead);
+  if (row >= m.rows + m.padding) return;
+  wait_for_producer();
+  if (m.aligned && row < m.rows && (quad + 1) * kColumns <= m.columns) {
+    quantize_whole<T, 1, 1>(a.header, m, quad, row);
+    return;
+  }
+  Health health;
+  const Cursor<T> cursor(quad, row);
+  if (m.aligned && m.columns % kChunk == 0) {
+    quantize_any<T, false, true>(a.header, m, cursor, row, health);
+  } else {
+    quantize_any<T, false, false>(a.header, m, cursor, row, health);
+  }
+}
+
 // `kGeneral` takes every rule, packed scales and health; the other form computes float scales and codes alone.
 template <class T, int kThreads, int kPasses, bool kGeneral>
 __device__ void quantize_groups(const Header &h, const Matrix &m) {
@@ -111,6 +150,17 @@ __device__ void quantize_groups(const Header &h, const Matrix &m) {
   KERNEL(quantize_groups_##name##_medium, 256, 1) { quantize_groups<type, 256, 1, false>(a.header, a.matrices[0]); }      \
   KERNEL(quantize_groups_##name##_large, 256, resident) { quantize_groups<type, 256, 4, false>(a.header, a.matrices[0]); } \
   KERNEL(quantize_groups_##name##_general, 256, 1) { quantize_groups<type, 256, 4, true>(a.header, a.matrices[0]); }
+
+// Beside a thread block of DeepGEMM's kernel there is room for one of these: 64 threads of 32 registers.
+#define QUANTIZE_AHEAD(name, type)                                          \
+  extern "C" __global__ void __launch_bounds__(64, 32)                      \
+      quantize_groups_##name##_ahead(const __grid_constant__ AheadArguments a) { \
+    quantize_ahead<type>(a);                                                \
+  }
+
+QUANTIZE_AHEAD(bf16, Bf16)
+QUANTIZE_AHEAD(f16, F16)
+QUANTIZE_AHEAD(f32, F32)
 
 QUANTIZE_GROUPS(bf16, Bf16, 5)
 QUANTIZE_GROUPS(f16, F16, 5)

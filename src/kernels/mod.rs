@@ -1,10 +1,20 @@
 //! The kernels that nvcc compiled at build time, and the structs that are passed to them.
 
 mod arguments;
+#[cfg(feature = "cutlass")]
+pub mod cutlass;
+mod linear_arguments;
+mod tiles;
+
+use std::ffi::CStr;
+
+use crate::error::{Result, fail};
 
 pub use arguments::*;
+pub use linear_arguments::*;
+pub use tiles::{Cluster, DEPTH, MOST_K, PROCESSORS, TILES, Tile};
 
-/// The machine code of one source file for one architecture.
+/// The machine code of one source file for one architecture, compressed.
 pub struct Cubin {
     /// Compute capability times ten.
     pub architecture: u32,
@@ -13,6 +23,14 @@ pub struct Cubin {
 
 include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
 
+/// Machine code as the driver takes it.
+pub fn expand(compressed: &[u8]) -> Result<Vec<u8>> {
+    match miniz_oxide::inflate::decompress_to_vec_zlib(compressed) {
+        Ok(code) => Ok(code),
+        Err(error) => fail!(Internal, "embedded code does not expand: {error}"),
+    }
+}
+
 /// A source file of kernels, loaded as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Module {
@@ -20,10 +38,13 @@ pub enum Module {
     Groups,
     Dequantize,
     Fused,
+    Plain,
+    Passes,
 }
 
 /// All of them.
-pub const MODULES: [Module; 4] = [Module::Blocks, Module::Groups, Module::Dequantize, Module::Fused];
+pub const MODULES: [Module; 6] =
+    [Module::Blocks, Module::Groups, Module::Dequantize, Module::Fused, Module::Plain, Module::Passes];
 
 impl Module {
     pub fn name(self) -> &'static str {
@@ -32,6 +53,8 @@ impl Module {
             Module::Groups => "groups",
             Module::Dequantize => "dequantize",
             Module::Fused => "fused",
+            Module::Plain => "plain",
+            Module::Passes => "passes",
         }
     }
 
@@ -43,6 +66,8 @@ impl Module {
             Module::Groups => GROUPS,
             Module::Dequantize => DEQUANTIZE,
             Module::Fused => FUSED,
+            Module::Plain => PLAIN,
+            Module::Passes => PASSES,
         };
         let runs = |cubin: &&Cubin| {
             let same_major = cubin.architecture / 10 == capability / 10;
@@ -56,7 +81,7 @@ impl Module {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
     pub module: Module,
-    pub name: &'static std::ffi::CStr,
+    pub name: &'static CStr,
 }
 
 /// The three source types, by the place of their kernels.
@@ -70,8 +95,8 @@ macro_rules! by_dtype {
     };
 }
 
-const fn c_name(name: &'static str) -> &'static std::ffi::CStr {
-    match std::ffi::CStr::from_bytes_with_nul(name.as_bytes()) {
+const fn c_name(name: &'static str) -> &'static CStr {
+    match CStr::from_bytes_with_nul(name.as_bytes()) {
         Ok(name) => name,
         Err(_) => panic!("a name ends with a zero"),
     }
@@ -86,7 +111,13 @@ pub const GROUPS_SMALL: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_sm
 pub const GROUPS_MEDIUM: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_medium");
 pub const GROUPS_LARGE: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_large");
 pub const GROUPS_GENERAL: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_general");
+pub const GROUPS_AHEAD: [Kernel; 3] = by_dtype!(Groups, "quantize_groups_", "_ahead");
 pub const DEQUANTIZE_ROWS: [Kernel; 3] = by_dtype!(Dequantize, "dequantize_", "");
+
+pub const PLAIN_FEW: [Kernel; 3] = by_dtype!(Plain, "plain_", "_few");
+pub const PLAIN_MANY: [Kernel; 3] = by_dtype!(Plain, "plain_", "_many");
+pub const ADD_BIAS: [Kernel; 3] = by_dtype!(Passes, "add_bias_", "");
+pub const COPY_SCALES: Kernel = Kernel { module: Module::Passes, name: c"copy_scales" };
 
 /// Kernels of a producer: values, codes, codes with health.
 macro_rules! by_target {
@@ -117,8 +148,12 @@ pub fn all_of(module: Module) -> impl Iterator<Item = Kernel> {
         GROUPS_MEDIUM,
         GROUPS_LARGE,
         GROUPS_GENERAL,
+        GROUPS_AHEAD,
         DEQUANTIZE_ROWS,
+        PLAIN_FEW,
+        PLAIN_MANY,
+        ADD_BIAS,
     ];
     let fused = [SILU_AND_MUL_SMALL, SILU_AND_MUL_LARGE, RMS_NORM_TWO, RMS_NORM_FOUR, RMS_NORM_ANY];
-    all.into_iter().chain(fused.into_iter().flatten()).flatten().filter(move |kernel| kernel.module == module)
+    all.into_iter().chain(fused.into_iter().flatten()).flatten().chain([COPY_SCALES]).filter(move |kernel| kernel.module == module)
 }
