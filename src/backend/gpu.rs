@@ -29,8 +29,14 @@ pub trait Multiply: Send + Sync {
     fn expect_ready(&self, device: &Device, m: usize, stream: Stream) -> Result<()>;
 
     /// Enqueues the product of part `part`.
-    fn multiply(&self, device: &Device, product: &Product, part: usize, workspace: *mut u8, stream: Stream)
-    -> Result<()>;
+    fn multiply(
+        &self,
+        device: &Device,
+        product: &Product,
+        part: usize,
+        workspace: *mut u8,
+        stream: Stream,
+    ) -> Result<()>;
 }
 
 /// Rows of the weight that are multiplied at once: parts that follow one another on whole blocks are one.

@@ -176,10 +176,7 @@ impl Descriptions {
         use lt::cublasLtMatmulDescAttributes_t as Attribute;
         use lt::cublasLtMatmulMatrixScale_t as Scale;
         all.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
-        all.set(
-            Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE,
-            &Scale::CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F,
-        )?;
+        all.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &Scale::CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F)?;
         all.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &Scale::CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F)?;
         Ok(all)
     }
@@ -282,7 +279,9 @@ impl Device {
             });
             match asked {
                 Ok(Some(_)) => None,
-                Ok(None) => Some(format!("libcublasLt has no algorithm for M = {}, N = {}, K = {}", shape.m, shape.n, shape.k)),
+                Ok(None) => {
+                    Some(format!("libcublasLt has no algorithm for M = {}, N = {}, K = {}", shape.m, shape.n, shape.k))
+                }
                 Err(error) => Some(error.message),
             }
         })

@@ -70,7 +70,8 @@ impl Device {
             (&raw const *sfa).cast_mut().cast(),
         ];
         let tiles = u64::from(m.div_ceil(tile.rows)) * u64::from(n.div_ceil(tile.columns));
-        let blocks = (tiles.min(u64::from(PROCESSORS * tile.per_processor)) as u32).next_multiple_of(tile.cluster_size());
+        let blocks =
+            (tiles.min(u64::from(PROCESSORS * tile.per_processor)) as u32).next_multiple_of(tile.cluster_size());
         let size = Size {
             blocks: [blocks, 1, 1],
             threads: tile.threads(),

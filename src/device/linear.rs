@@ -3,7 +3,8 @@
 use crate::blocks::{aligned_rows, groups};
 use crate::error::{Result, ensure};
 use crate::kernels::{
-    self, AheadArguments, Bias, BiasArguments, CopyArguments, Grid, Matrix, Module, PlainArguments, PlainSize, bias_grid, copy_grid, plain_grid,
+    self, AheadArguments, Bias, BiasArguments, CopyArguments, Grid, Matrix, Module, PlainArguments, PlainSize,
+    bias_grid, copy_grid, plain_grid,
 };
 use crate::linear::{Input, LinearRun};
 use crate::recipe::{Formula, ScaleFormat};

@@ -312,8 +312,7 @@ impl Device {
             numAttrs: used,
         };
         // SAFETY: the caller's promise.
-        let result =
-            unsafe { (self.driver.launch)(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut()) };
+        let result = unsafe { (self.driver.launch)(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut()) };
         check(result, "cuLaunchKernelEx")
     }
 

@@ -155,5 +155,9 @@ pub fn all_of(module: Module) -> impl Iterator<Item = Kernel> {
         ADD_BIAS,
     ];
     let fused = [SILU_AND_MUL_SMALL, SILU_AND_MUL_LARGE, RMS_NORM_TWO, RMS_NORM_FOUR, RMS_NORM_ANY];
-    all.into_iter().chain(fused.into_iter().flatten()).flatten().chain([COPY_SCALES]).filter(move |kernel| kernel.module == module)
+    all.into_iter()
+        .chain(fused.into_iter().flatten())
+        .flatten()
+        .chain([COPY_SCALES])
+        .filter(move |kernel| kernel.module == module)
 }

@@ -8,7 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cutlass_kernels::{GEMMS, Gemm, Groups, Operands, Output};
+use crate::cutlass_kernels::{GEMMS, Gemm, Operands, Output};
 use crate::nvcc::Job;
 
 const DEVICE_OPTIONS: [&str; 7] = [
@@ -41,14 +41,10 @@ fn cubin(out: &Path, gemm: &Gemm) -> PathBuf {
 }
 
 /// What `Gemm` of gemm.h takes, in its order.
-fn arguments(gemm: &Gemm) -> [(&'static str, String); 8] {
+fn arguments(gemm: &Gemm) -> [(&'static str, String); 7] {
     let operands = match gemm.operands {
         Operands::Plain => "kPlain",
         Operands::Swapped => "kSwapped",
-    };
-    let groups = match gemm.groups {
-        Groups::Cooperative => "kCooperative",
-        Groups::Pingpong => "kPingpong",
     };
     let output = match gemm.output {
         Output::Bf16 => "Bf16",
@@ -58,7 +54,6 @@ fn arguments(gemm: &Gemm) -> [(&'static str, String); 8] {
     [
         ("ARCHITECTURE", format!("kSm{}", gemm.architecture)),
         ("OPERANDS", operands.to_owned()),
-        ("GROUPS", groups.to_owned()),
         ("TILE_ROWS", gemm.rows.to_string()),
         ("TILE_COLUMNS", gemm.columns.to_string()),
         ("CLUSTER_ROWS", gemm.cluster[0].to_string()),

@@ -77,7 +77,8 @@ fn options(tile: &Tile, include: &Path) -> Vec<String> {
 
 /// Rust that embeds them, in the order of the tiles, each with the name of its kernel.
 pub fn table(out: &Path) -> String {
-    let mut text = "/// Code of `deepgemm/kernel.cu`, a tile each.\npub static DEEPGEMM: &[(&CStr, &[u8])] = &[\n".to_owned();
+    let mut text =
+        "/// Code of `deepgemm/kernel.cu`, a tile each.\npub static DEEPGEMM: &[(&CStr, &[u8])] = &[\n".to_owned();
     for tile in TILES {
         let cubin = cubin(out, tile);
         let (name, code) = (kernel_name(&cubin), crate::embed(&cubin));

@@ -25,34 +25,26 @@ constexpr int kScaled = 128;  // rows, columns and K that share a scale
 
 enum Architecture { kSm90, kSm100, kSm120 };
 enum Operands { kPlain, kSwapped };
-enum Groups { kCooperative, kPingpong };  // of threads: two share a tile, or take turns
 
-template <Architecture, Groups>
+template <Architecture>
 struct Schedule;
 
 template <>
-struct Schedule<kSm90, kCooperative> {
+struct Schedule<kSm90> {
   using Arch = cutlass::arch::Sm90;
   using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedCooperativeFP8Blockwise;
   using Epilogue = cutlass::epilogue::TmaWarpSpecializedCooperative;
 };
 
 template <>
-struct Schedule<kSm90, kPingpong> {
-  using Arch = cutlass::arch::Sm90;
-  using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedPingpongFP8Blockwise;
-  using Epilogue = cutlass::epilogue::TmaWarpSpecialized;
-};
-
-template <>
-struct Schedule<kSm100, kCooperative> {
+struct Schedule<kSm100> {
   using Arch = cutlass::arch::Sm100;
   using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedBlockwise1SmSm100;
   using Epilogue = cutlass::epilogue::TmaWarpSpecialized1Sm;
 };
 
 template <>
-struct Schedule<kSm120, kCooperative> {
+struct Schedule<kSm120> {
   using Arch = cutlass::arch::Sm120;
   using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedBlockwiseCooperativeSm120;
   using Epilogue = cutlass::epilogue::collective::EpilogueScheduleAuto;
@@ -77,7 +69,7 @@ struct DependentMainloop : Base {
 };
 
 // One instantiation: a tile and a cluster are rows and columns of y.
-template <Architecture kArchitecture_, Operands kOperands, Groups kGroups, int kTileRows_, int kTileColumns_,
+template <Architecture kArchitecture_, Operands kOperands, int kTileRows_, int kTileColumns_,
           int kClusterRows, int kClusterColumns, class Output_>
 struct Gemm {
   static constexpr Architecture kArchitecture = kArchitecture_;
@@ -88,7 +80,7 @@ struct Gemm {
   using Output = Output_;
   using Tile = Shape<Int<kSwap ? kTileColumns : kTileRows>, Int<kSwap ? kTileRows : kTileColumns>, Int<kScaled>>;
   using Cluster = Shape<Int<kSwap ? kClusterColumns : kClusterRows>, Int<kSwap ? kClusterRows : kClusterColumns>, _1>;
-  using Schedules = Schedule<kArchitecture, kGroups>;
+  using Schedules = Schedule<kArchitecture>;
 
   // Scales of the activation lie in columns, those of the weight in rows.
   static constexpr auto kColumns = UMMA::Major::MN;

@@ -3,7 +3,7 @@
 #include "gemm.h"
 
 namespace fp8rt {
-using Chosen = Gemm<ARCHITECTURE, OPERANDS, GROUPS, TILE_ROWS, TILE_COLUMNS, CLUSTER_ROWS, CLUSTER_COLUMNS, OUTPUT>;
+using Chosen = Gemm<ARCHITECTURE, OPERANDS, TILE_ROWS, TILE_COLUMNS, CLUSTER_ROWS, CLUSTER_COLUMNS, OUTPUT>;
 using Kernel = Chosen::Kernel;
 constexpr uint32_t kThreads = Kernel::MaxThreadsPerBlock, kBlocks = Kernel::MinBlocksPerMultiprocessor;
 }  // namespace fp8rt

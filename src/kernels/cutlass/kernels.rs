@@ -10,15 +10,6 @@ pub enum Operands {
     Swapped,
 }
 
-/// What two groups of 128 threads do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Groups {
-    /// They share a tile.
-    Cooperative,
-    /// Each has tiles of its own; one writes while the other multiplies.
-    Pingpong,
-}
-
 /// The type of y.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -33,7 +24,6 @@ pub struct Gemm {
     /// Compute capability times ten. Only 90 has been run.
     pub architecture: u32,
     pub operands: Operands,
-    pub groups: Groups,
     /// Of y, in a tile.
     pub rows: u32,
     pub columns: u32,
@@ -48,7 +38,6 @@ pub struct Gemm {
 impl Gemm {
     pub fn name(&self) -> String {
         let operands = if self.operands == Operands::Swapped { "s" } else { "" };
-        let groups = if self.groups == Groups::Pingpong { "p" } else { "" };
         let cluster = match self.cluster {
             [1, 1] => String::new(),
             [rows, columns] => format!("_{rows}x{columns}"),
@@ -62,21 +51,17 @@ impl Gemm {
             90 => String::new(),
             other => format!("_sm{other}"),
         };
-        format!("{}x{}{operands}{groups}{cluster}{output}{architecture}", self.rows, self.columns)
+        format!("{}x{}{operands}{cluster}{output}{architecture}", self.rows, self.columns)
     }
 }
 
 const fn plain(rows: u32, columns: u32, cluster: [u32; 2]) -> Gemm {
-    let (operands, groups, output) = (Operands::Plain, Groups::Cooperative, Output::Bf16);
-    Gemm { architecture: 90, operands, groups, rows, columns, cluster, output, spill: 0 }
+    let (operands, output) = (Operands::Plain, Output::Bf16);
+    Gemm { architecture: 90, operands, rows, columns, cluster, output, spill: 0 }
 }
 
 const fn swapped(rows: u32, columns: u32, cluster: [u32; 2]) -> Gemm {
     Gemm { operands: Operands::Swapped, ..plain(rows, columns, cluster) }
-}
-
-const fn pingpong(gemm: Gemm) -> Gemm {
-    Gemm { groups: Groups::Pingpong, ..gemm }
 }
 
 const fn output(output: Output, gemm: Gemm) -> Gemm {
@@ -87,17 +72,15 @@ const fn architecture(architecture: u32, gemm: Gemm) -> Gemm {
     Gemm { architecture, ..gemm }
 }
 
-/// All of them.
+/// All of them: on Hopper those that were the fastest for some shape of the table of shapes, or have the only y in fp16 or
+/// fp32. A swapped tile of 256 columns was wrong in every second 128 of them.
 pub const GEMMS: &[Gemm] = &[
     swapped(16, 128, [1, 1]),
     swapped(32, 128, [1, 1]),
     swapped(32, 128, [2, 1]),
     swapped(64, 128, [1, 1]),
     swapped(64, 128, [2, 1]),
-    pingpong(swapped(64, 128, [1, 1])),
-    swapped(64, 256, [1, 1]),
     plain(128, 128, [1, 1]),
-    plain(128, 128, [1, 2]),
     plain(128, 128, [2, 1]),
     plain(256, 128, [1, 2]),
     plain(256, 128, [2, 1]),
