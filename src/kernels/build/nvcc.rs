@@ -11,6 +11,7 @@ use std::sync::Mutex;
 /// A toolkit, and where compiled code is kept between builds if the caller wants that.
 pub struct Nvcc {
     /// The toolkit's directory.
+    #[cfg_attr(not(feature = "cutlass"), allow(dead_code))]
     pub home: PathBuf,
     program: PathBuf,
     pub version: String,
