@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn few_rows_take_few_and_many_take_many() {
         for n in [4096, 6144, 28672] {
-            assert_eq!(GEMMS[choose(90, 132, Output::Bf16, [1, n, 4096]).expect("a kernel")].rows, 16);
+            assert!(GEMMS[choose(90, 132, Output::Bf16, [1, n, 4096]).expect("a kernel")].rows <= 32);
             assert!(GEMMS[choose(90, 132, Output::Bf16, [8192, n, 4096]).expect("a kernel")].rows >= 128);
         }
     }
