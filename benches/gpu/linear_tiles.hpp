@@ -56,8 +56,8 @@ inline std::vector<std::string> possible_tiles(std::uint32_t backend) {
   }
   const std::vector<std::string> tiles = joined(rows, columns);
   if (backend == FP8RT_BACKEND_CUTLASS) {
-    // Swapped operands and pingpong, the cluster, the type of y.
-    return joined(joined(joined(tiles, {"", "s", "p", "sp"}), {"", "_1x2", "_2x1"}), {"", "_f16", "_f32"});
+    // Swapped operands, the cluster, the type of y.
+    return joined(joined(joined(tiles, {"", "s"}), {"", "_1x2", "_2x1"}), {"", "_f16", "_f32"});
   }
   // What a cluster shares, and the blocks of a multiprocessor.
   return joined(joined(tiles, {"", "a", "w"}), {"", "p2", "p3", "p4"});

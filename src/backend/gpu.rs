@@ -305,3 +305,35 @@ pub fn device(context: &Context) -> Result<&Device> {
         None => fail!(Internal, "a linear on a GPU, a context on the host"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts_of(rows: &[i64]) -> Vec<Part> {
+        parts(&RowGrid::of_weight(rows.iter().sum::<i64>() as usize, rows).expect("a grid"))
+    }
+
+    #[test]
+    fn parts_on_whole_blocks_are_one() {
+        assert_eq!(parts_of(&[4096, 1024, 1024]), [Part { first: 0, rows: 6144, bands: 0 }]);
+        assert_eq!(parts_of(&[256, 0, 100]), [Part { first: 0, rows: 356, bands: 0 }]);
+    }
+
+    #[test]
+    fn a_ragged_part_ends_its_grid() {
+        let parts = parts_of(&[192, 64, 128, 8]);
+        let second = Part { first: 192, rows: 64, bands: 2 };
+        assert_eq!(parts, [Part { first: 0, rows: 192, bands: 0 }, second, Part { first: 256, rows: 136, bands: 3 }]);
+    }
+
+    #[test]
+    fn stored_rows_hold_a_tile_and_grow() {
+        let mut before = 0;
+        for m in 1..1000 {
+            let rows = stored_rows(m);
+            assert!(rows >= m && rows >= before && rows.is_multiple_of(16), "M = {m}: {rows}");
+            before = rows;
+        }
+    }
+}
