@@ -1,7 +1,7 @@
 """Makes a table of the fastest tiles or kernels: tile_table.py deepgemm|cutlass CSV...
 
-A line of a CSV is `N,K,M,name,microseconds`, as `bench_linear --tiles all --csv FILE` writes it. For each N, K and M the
-fastest of this build is taken; of several measurements the geometric mean counts.
+A line of a CSV is `N,K,M,name,microseconds`, as `bench_linear --tiles all --csv FILE` writes it. For each N, K and M
+the fastest of this build is taken; of several measurements the geometric mean counts.
 """
 import collections
 import csv

@@ -142,8 +142,8 @@ struct RelativeOf {
 inline ::testing::AssertionResult is_close(const Matrix &y, const Reference &want, std::int64_t rows,
                                            std::int64_t first = 0) {
   const bool bf16 = y.dtype() == FP8RT_DTYPE_BF16;
-  // Rounding one element to bf16 costs up to 2^-8, twice where a bias is added by a pass; the bound of the whole is about
-  // the mean of many.
+  // Rounding one element to bf16 costs up to 2^-8, twice where a bias is added by a pass; the bound of the whole is
+  // about the mean of many.
   const double roundings = want.has_bias ? 2 : 1;
   const double bound = bf16 ? roundings * 4e-3 : 1e-3, of_many = want.has_bias ? 3e-3 : 2e-3;
   const double whole_bound = bf16 && rows * y.columns() >= 1024 ? of_many : bound;
