@@ -29,12 +29,16 @@ fn main() {
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libfp8rt.so.0");
     // Worker threads and thread-local state outlive a dlclose, so the library stays mapped.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
-        compile_kernels();
-    }
+    let gpu = if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        compile_kernels()
+    } else {
+        "features: none; cuda: not built; deepgemm: none; cutlass: none".to_owned()
+    };
+    println!("cargo:rustc-env=FP8RT_GPU={gpu}");
 }
 
-fn compile_kernels() {
+/// Returns what `fp8rt_build_info` says of them.
+fn compile_kernels() -> String {
     println!("cargo:rerun-if-changed=src/kernels");
     for variable in ["CUDA_HOME", "FP8RT_DEEPGEMM_INCLUDE", "FP8RT_KERNEL_CACHE"] {
         println!("cargo:rerun-if-env-changed={variable}");
@@ -54,9 +58,15 @@ fn compile_kernels() {
         fs::write(out.join("cutlass.rs"), cutlass::table(&out)).expect("OUT_DIR is writable");
     }
     fs::write(out.join("cubins.rs"), quantizers::table(&out) + &deepgemm::table(&out)).expect("OUT_DIR is writable");
-    println!("cargo:rustc-env=FP8RT_NVCC={}", nvcc.version);
-    println!("cargo:rustc-env=FP8RT_DEEPGEMM={}", deepgemm::version(&root));
-    println!("cargo:rustc-env=FP8RT_CUTLASS={}", deepgemm::cutlass_version(&include));
+    let deepgemm = deepgemm::version(&root);
+    let (features, cutlass) = if cfg!(feature = "cutlass") {
+        ("cuda, cutlass", deepgemm::cutlass_version(&include))
+    } else {
+        ("cuda", "none".to_owned())
+    };
+    let kernels = "sm_90a, untested sm_80, sm_89, sm_100, sm_120";
+    let nvcc = &nvcc.version;
+    format!("features: {features}; kernels: {kernels}; nvcc: {nvcc}; deepgemm: {deepgemm}; cutlass: {cutlass}")
 }
 
 /// Compresses a cubin, and gives the Rust that embeds it.

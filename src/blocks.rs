@@ -25,6 +25,15 @@ pub struct Band {
     pub end: usize,
 }
 
+/// Some rows of a matrix: all of an activation, a part of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    pub first: usize,
+    pub count: usize,
+    /// Bands before them.
+    pub bands: usize,
+}
+
 impl<'a> RowGrid<'a> {
     /// The grid of an activation: each row is a band.
     pub fn of_activation(rows: usize) -> RowGrid<'static> {
@@ -52,24 +61,43 @@ impl<'a> RowGrid<'a> {
     }
 
     /// Rows of each part.
-    pub fn part_rows(&self) -> impl Iterator<Item = usize> + '_ {
-        self.parts()
-    }
-
-    fn parts(&self) -> impl Iterator<Item = usize> + '_ {
+    fn part_rows(&self) -> impl Iterator<Item = usize> + '_ {
         let whole = self.parts.is_empty().then_some(self.rows);
         whole.into_iter().chain(self.parts.iter().map(|&part| part as usize))
     }
 
+    /// Each part, and where it is.
+    pub fn parts(&self) -> impl Iterator<Item = Rows> + '_ {
+        let (mut first, mut bands) = (0, 0);
+        self.part_rows().map(move |count| {
+            let rows = Rows { first, count, bands };
+            first += count;
+            bands += count.div_ceil(self.height);
+            rows
+        })
+    }
+
+    /// The parts that have rows, merged where one follows another on whole bands: one grid covers them.
+    pub fn merged_parts(&self) -> Vec<Rows> {
+        let mut merged: Vec<Rows> = Vec::new();
+        for part in self.parts().filter(|part| part.count > 0) {
+            match merged.last_mut() {
+                Some(last) if last.count.is_multiple_of(self.height) => last.count += part.count,
+                _ => merged.push(part),
+            }
+        }
+        merged
+    }
+
     /// Number of bands: the rows of the scale tensor.
     pub fn bands(&self) -> usize {
-        self.parts().map(|part| part.div_ceil(self.height)).sum()
+        self.part_rows().map(|part| part.div_ceil(self.height)).sum()
     }
 
     /// The rows of band `index`.
     pub fn band(&self, index: usize) -> Band {
         let (mut begin, mut left) = (0, index);
-        for part in self.parts() {
+        for part in self.part_rows() {
             let bands = part.div_ceil(self.height);
             if left < bands {
                 let first = begin + left * self.height;
@@ -113,6 +141,22 @@ mod tests {
         assert_eq!(grid.bands(), 5);
         let rows: Vec<_> = (0..5).map(|i| (grid.band(i).begin, grid.band(i).end)).collect();
         assert_eq!(rows, [(0, 128), (128, 192), (192, 320), (320, 448), (448, 576)]);
+    }
+
+    fn merged(parts: &[i64]) -> Vec<Rows> {
+        RowGrid::of_weight(parts.iter().sum::<i64>() as usize, parts).unwrap().merged_parts()
+    }
+
+    #[test]
+    fn parts_on_whole_blocks_are_one() {
+        assert_eq!(merged(&[4096, 1024, 1024]), [Rows { first: 0, count: 6144, bands: 0 }]);
+        assert_eq!(merged(&[256, 0, 100]), [Rows { first: 0, count: 356, bands: 0 }]);
+    }
+
+    #[test]
+    fn a_ragged_part_ends_its_grid() {
+        let (first, second) = (Rows { first: 0, count: 192, bands: 0 }, Rows { first: 192, count: 64, bands: 2 });
+        assert_eq!(merged(&[192, 64, 128, 8]), [first, second, Rows { first: 256, count: 136, bands: 3 }]);
     }
 
     #[test]

@@ -12,17 +12,15 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TABLES = {
-    "deepgemm": ("src/backend/deepgemm/table.rs", "tile", "tiles", ""),
-    "cutlass": ("src/kernels/cutlass/table.rs", "kernel", "kernels", " Of y in bf16."),
+    "deepgemm": ("src/backend/deepgemm/table.rs", "Tiles"),
+    "cutlass": ("src/backend/cutlass/table.rs", "Kernels for y in bf16"),
 }
-HEADER = """//! {Many} that were the fastest on an H100 80GB for the shapes of benches/gpu/linear_shapes.txt. Made by
+HEADER = """//! {what} that were the fastest on an H100 80GB for the shapes of benches/gpu/linear_shapes.txt. Made by
 //! `benches/gpu/tile_table.py {backend}` from what `bench_linear --tiles all` measured; see benches/RESULTS.md.
 
-/// A number of rows, and the name of the {one} that was the fastest for it.
-type Row = (usize, &'static str);
+use crate::backend::choices::Measured;
 
-/// N, K, and the {many} by rows.{note}
-pub const MEASURED: &[(usize, usize, &[Row])] = &[
+pub const MEASURED: &Measured = &[
 """
 
 
@@ -40,11 +38,11 @@ def read(paths):
 
 def main():
     backend, *paths = sys.argv[1:]
-    file, one, many, note = TABLES[backend]
+    file, what = TABLES[backend]
     table = collections.defaultdict(list)
     for (n, k, m), times in sorted(read(paths).items()):
         table[n, k].append((m, min(times, key=times.get)))
-    text = HEADER.format(backend=backend, Many=many.capitalize(), one=one, many=many, note=note)
+    text = HEADER.format(backend=backend, what=what)
     for (n, k), rows in table.items():
         text += f"    (\n        {n},\n        {k},\n        &[\n"
         text += "".join(f'            ({m}, "{name}"),\n' for m, name in rows)

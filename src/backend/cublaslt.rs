@@ -1,13 +1,14 @@
 //! NVIDIA's library, where an installed one has scales of 1x128 and 128x128. It copies the scales of the weight at each run
 //! into the layout that it wants.
 
+use crate::blocks::Rows;
 use crate::context::Context;
 use crate::device::{CUBLASLT_ROWS as ROWS, CublasLtShape as Shape, Device, Product, Stream};
 use crate::error::Result;
 use crate::linear::LinearSpec;
 use crate::tensor::Dtype;
 
-use super::gpu::{self, GpuLinear, Multiply, Part};
+use super::gpu::{self, GpuLinear, Multiply};
 use super::{Backend, Linear};
 
 pub struct CublasLt;
@@ -22,7 +23,7 @@ impl Backend for CublasLt {
     }
 
     fn accept(&self, context: &Context, spec: &LinearSpec) -> std::result::Result<Box<dyn Linear>, String> {
-        let Some(device) = context.gpu() else { return Err("the context is on the host".to_owned()) };
+        let (device, parts) = gpu::begin(context, spec)?;
         if device.capability != 90 {
             return Err(format!(
                 "these scales need compute capability 9.0, the device has {}",
@@ -35,18 +36,14 @@ impl Backend for CublasLt {
         if spec.output_dtype == Dtype::F16 {
             return Err("y is fp16, it writes bf16 or fp32".to_owned());
         }
-        let grid = spec.grid().map_err(|error| error.message)?;
-        let parts = gpu::parts(&grid);
-        if let Some(reason) = gpu::refusal(spec, &parts) {
-            return Err(reason);
-        }
+        gpu::expect_boxes(spec, &parts)?;
         if !spec.k.is_multiple_of(16) {
             return Err(format!("K is {}, needs a multiple of 16", spec.k));
         }
         let multiply = Shapes { spec: spec.clone(), parts: parts.clone() };
         for part in &parts {
             for m in [ROWS, spec.max_m.next_multiple_of(ROWS).max(ROWS)] {
-                if let Some(reason) = device.cublaslt_refusal(&multiply.shape(m, part.rows)) {
+                if let Some(reason) = device.cublaslt_refusal(&multiply.shape(m, part.count)) {
                     return Err(reason);
                 }
             }
@@ -57,7 +54,7 @@ impl Backend for CublasLt {
 
 struct Shapes {
     spec: LinearSpec,
-    parts: Vec<Part>,
+    parts: Vec<Rows>,
 }
 
 impl Shapes {
@@ -81,7 +78,7 @@ impl Multiply for Shapes {
     }
 
     fn workspace(&self, m: usize) -> usize {
-        self.parts.iter().map(|part| self.shape(m, part.rows).workspace()).max().unwrap_or(0)
+        self.parts.iter().map(|part| self.shape(m, part.count).workspace()).max().unwrap_or(0)
     }
 
     /// The handle was made when the plan was.

@@ -10,9 +10,9 @@ use crate::kernels::{MOST_K, PROCESSORS, TILES};
 use crate::linear::LinearSpec;
 use crate::tensor::Dtype;
 
+use super::choices::{self, Choices};
 use super::gpu::{self, GpuLinear, Multiply};
 use super::{Backend, Linear};
-use choice::Choices;
 
 pub struct DeepGemm;
 
@@ -26,7 +26,7 @@ impl Backend for DeepGemm {
     }
 
     fn accept(&self, context: &Context, spec: &LinearSpec) -> std::result::Result<Box<dyn Linear>, String> {
-        let Some(device) = context.gpu() else { return Err("the context is on the host".to_owned()) };
+        let (device, parts) = gpu::begin(context, spec)?;
         if device.capability != 90 {
             return Err(format!("compiled for compute capability 9.0, the device has {}", device.capability_name()));
         }
@@ -39,45 +39,37 @@ impl Backend for DeepGemm {
         if spec.k > MOST_K as usize {
             return Err(format!("K is {}, its scales and stages fit up to K = {MOST_K}", spec.k));
         }
-        let grid = spec.grid().map_err(|error| error.message)?;
-        let parts = gpu::parts(&grid);
-        if let Some(reason) = gpu::refusal(spec, &parts) {
-            return Err(reason);
-        }
-        let forced = choice::forced()?;
+        gpu::expect_boxes(spec, &parts)?;
+        let forced = choices::forced("FP8RT_DEEPGEMM_TILE", choice::position)?;
         let choices = parts.iter().map(|part| match forced {
             Some(tile) => Choices::only(tile),
-            None => Choices::new(spec.max_m, part.rows, spec.k),
+            None => Choices::new(spec.max_m, |m| choice::choose(m, part.count, spec.k)),
         });
         let multiply = Tiled { choices: choices.collect() };
         Ok(Box::new(GpuLinear { multiply, parts }))
     }
 }
 
-/// The tiles of each part.
+/// The tiles of each part. All add over K in one order, so the choice changes no bit.
 struct Tiled {
     choices: Vec<Choices>,
 }
 
 impl Multiply for Tiled {
     fn configuration(&self, m: usize) -> String {
-        let names: Vec<_> = self.choices.iter().map(|choices| TILES[choices.tile(m)].name()).collect();
+        let names: Vec<_> = self.choices.iter().map(|choices| TILES[choices.at(m)].name()).collect();
         format!("tile {}", names.join(", "))
     }
 
     fn prepare(&self, device: &Device, stream: Stream) -> Result<()> {
-        let mut tiles: Vec<_> = self.choices.iter().flat_map(Choices::tiles).collect();
-        tiles.sort_unstable();
-        tiles.dedup();
-        tiles.into_iter().try_for_each(|tile| device.prepare_tile(tile, stream))
+        choices::all_of(&self.choices).into_iter().try_for_each(|tile| device.prepare_tile(tile, stream))
     }
 
     fn expect_ready(&self, device: &Device, m: usize, stream: Stream) -> Result<()> {
-        let mut tiles = self.choices.iter().map(|choices| choices.tile(m));
-        tiles.try_for_each(|tile| device.expect_tile(tile, stream))
+        self.choices.iter().try_for_each(|choices| device.expect_tile(choices.at(m), stream))
     }
 
     fn multiply(&self, device: &Device, product: &Product, part: usize, _: *mut u8, stream: Stream) -> Result<()> {
-        device.deepgemm(self.choices[part].tile(product.m), product, stream)
+        device.deepgemm(self.choices[part].at(product.m), product, stream)
     }
 }

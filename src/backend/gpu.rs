@@ -1,7 +1,7 @@
 //! The steps around a product on a GPU, which backends share: the activation quantized into the workspace, scales brought
 //! into the layout that kernels read, a product a part, and the bias.
 
-use crate::blocks::{BLOCK, RowGrid, aligned_rows, groups};
+use crate::blocks::{BLOCK, Rows, aligned_rows, groups};
 use crate::context::Context;
 use crate::device::{Ahead, Device, Product, Quantized, Stream};
 use crate::error::{Result, ensure, fail};
@@ -39,58 +39,25 @@ pub trait Multiply: Send + Sync {
     ) -> Result<()>;
 }
 
-/// Rows of the weight that are multiplied at once: parts that follow one another on whole blocks are one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    pub first: usize,
-    pub rows: usize,
-    /// Rows of the scales before it.
-    pub bands: usize,
-}
-
-/// The parts of a weight, merged where one grid of scales covers them.
-pub fn parts(grid: &RowGrid) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::new();
-    let (mut first, mut bands) = (0, 0);
-    for rows in grid.part_rows().filter(|&rows| rows > 0) {
-        match parts.last_mut() {
-            Some(last) if last.rows.is_multiple_of(BLOCK) => last.rows += rows,
-            _ => parts.push(Part { first, rows, bands }),
-        }
-        first += rows;
-        bands += rows.div_ceil(BLOCK);
-    }
-    parts
-}
-
 /// Rows up to which the kernel that quantizes also asks L2 for the weight: it has time, and the product would wait.
 const MOST_AHEAD_ROWS: usize = 128;
 /// Bytes of the weight that are asked for: what memory gives while a small activation is quantized, and some more.
 const AHEAD_BYTES: usize = 8 << 20;
 /// Most bytes of the scales.
 const AHEAD_SCALES: usize = 256 << 10;
-/// Rows of the weight that products begin with: a tile of 64 columns for each multiprocessor.
-const AHEAD_ROWS: usize = 132 * 64;
-/// Thread blocks that ask: one for each multiprocessor.
-const AHEAD_BLOCKS: u32 = 132;
+/// Columns of the tiles that a product of few rows begins with, on each multiprocessor.
+const AHEAD_COLUMNS: usize = 64;
 
 /// A linear whose product is a backend's.
 pub struct GpuLinear<M> {
     pub multiply: M,
-    pub parts: Vec<Part>,
-}
-
-/// Where things lie in the workspace, in bytes.
-struct Layout {
-    scales: usize,
-    weight_scales: usize,
-    own: usize,
-    total: usize,
+    /// Rows of the weight that are multiplied at once.
+    pub parts: Vec<Rows>,
 }
 
 /// Rows of codes and scales that the workspace holds. A tile that reaches beyond the rows that exist is read by the copy
 /// engine much more slowly than one that does not, so there are more, which nothing writes.
-pub fn stored_rows(m: usize) -> usize {
+fn stored_rows(m: usize) -> usize {
     match m {
         0..=16 => 16,
         17..=32 => 32,
@@ -104,30 +71,59 @@ pub fn codes_stride(k: usize) -> usize {
     k.next_multiple_of(16)
 }
 
-impl<M: Multiply> GpuLinear<M> {
-    fn layout(&self, spec: &LinearSpec, m: usize) -> Layout {
-        let align = |bytes: usize| bytes.next_multiple_of(WORKSPACE_ALIGNMENT);
-        let bands = self.parts.iter().map(|part| part.rows.div_ceil(BLOCK)).sum::<usize>();
+/// Bytes of a workspace, to where the next thing may begin.
+pub fn align(bytes: usize) -> usize {
+    bytes.next_multiple_of(WORKSPACE_ALIGNMENT)
+}
+
+/// Room for codes and scales of x at the beginning of the workspace, in bytes.
+pub struct Room {
+    scales: usize,
+    pub end: usize,
+}
+
+impl Room {
+    pub fn new(spec: &LinearSpec, m: usize) -> Room {
         let rows = stored_rows(m);
         let scales = align(rows * codes_stride(spec.k));
-        let weight_scales = scales + align(4 * rows * groups(spec.k));
-        let own = weight_scales + align(4 * bands * groups(spec.k));
-        Layout { scales, weight_scales, own, total: own + align(self.multiply.workspace(m)) }
+        Room { scales, end: scales + align(4 * rows * groups(spec.k)) }
+    }
+
+    /// Where they are in the workspace of a run.
+    pub fn of(&self, run: &LinearRun) -> Quantized {
+        let rows = stored_rows(run.m());
+        Quantized {
+            codes: run.workspace,
+            codes_stride: codes_stride(run.spec.k),
+            scales: run.workspace.wrapping_add(self.scales).cast(),
+            scales_stride: rows,
+            readable_rows: rows,
+        }
+    }
+}
+
+/// Where things lie in the workspace, in bytes: x, packed scales of the weight, and what the product needs for itself.
+struct Layout {
+    room: Room,
+    own: usize,
+    total: usize,
+}
+
+impl<M: Multiply> GpuLinear<M> {
+    fn layout(&self, spec: &LinearSpec, m: usize) -> Layout {
+        let room = Room::new(spec, m);
+        let bands = self.parts.iter().map(|part| part.count.div_ceil(BLOCK)).sum::<usize>();
+        let own = room.end + align(4 * bands * groups(spec.k));
+        Layout { room, own, total: own + align(self.multiply.workspace(m)) }
     }
 
     /// Codes and scales of x as products take them.
     fn activation(&self, device: &Device, run: &LinearRun, layout: &Layout, stream: Stream) -> Result<Quantized> {
         let (spec, m) = (run.spec, run.m());
-        let own = Quantized {
-            codes: run.workspace,
-            codes_stride: codes_stride(spec.k),
-            scales: run.workspace.wrapping_add(layout.scales).cast(),
-            scales_stride: stored_rows(m),
-            readable_rows: stored_rows(m),
-        };
+        let own = layout.room.of(run);
         match run.input {
             Input::Values(x) => {
-                let ahead = (m <= MOST_AHEAD_ROWS).then(|| ahead(run));
+                let ahead = (m <= MOST_AHEAD_ROWS).then(|| ahead(run, device.processors));
                 device.quantize_activation(x, spec.formula, spec.activation_format, own, ahead, stream)?;
                 Ok(own)
             }
@@ -155,7 +151,7 @@ impl<M: Multiply> GpuLinear<M> {
         if is_packed(table) {
             return Ok(table.address().cast_const().cast());
         }
-        let own = run.workspace.wrapping_add(layout.weight_scales).cast::<f32>();
+        let own = run.workspace.wrapping_add(layout.room.end).cast::<f32>();
         device.copy_scales(table, own, [table.columns(), 1], false, stream)?;
         Ok(own.cast_const())
     }
@@ -172,7 +168,7 @@ impl<M: Multiply> GpuLinear<M> {
         for (index, part) in self.parts.iter().enumerate() {
             let product = Product {
                 m: run.m(),
-                n: part.rows,
+                n: part.count,
                 k: spec.k,
                 codes: activation.codes,
                 codes_stride: activation.codes_stride,
@@ -184,7 +180,6 @@ impl<M: Multiply> GpuLinear<M> {
                 weight_scales: weight_scales.wrapping_add(part.bands * groups(spec.k)),
                 output: run.output.address().wrapping_add(part.first * bytes),
                 output_stride: spec.output_stride,
-                output_dtype: run.output.dtype,
             };
             self.multiply.multiply(device, &product, index, own, stream)?;
         }
@@ -228,55 +223,62 @@ impl<M: Multiply> Linear for GpuLinear<M> {
     }
 }
 
-/// Why these steps cannot bring this linear to a kernel that reads float scales, codes by rows of 16 bytes, and whole
-/// columns of y of `output` bytes.
-pub fn refusal(spec: &LinearSpec, parts: &[Part]) -> Option<String> {
+/// What every backend on a GPU asks first: the device, and the parts of the weight.
+pub fn begin<'a>(context: &'a Context, spec: &LinearSpec) -> std::result::Result<(&'a Device, Vec<Rows>), String> {
+    let Some(device) = context.gpu() else { return Err("the context is on the host".to_owned()) };
     let LinearSpec { max_m, n, k, .. } = *spec;
     let most = i32::MAX as usize;
     if [max_m, n, k].iter().any(|&extent| extent > most) {
-        return Some(format!("M <= {max_m}, N = {n}, K = {k}: extents are at most {most}"));
+        return Err(format!("M <= {max_m}, N = {n}, K = {k}: extents are at most {most}"));
     }
-    if k == 0 {
-        return Some("K is 0".to_owned());
+    let grid = spec.grid().map_err(|error| error.message)?;
+    Ok((device, grid.merged_parts()))
+}
+
+/// Fails if a kernel that reads float scales, and codes and y by boxes of whole 16 bytes, cannot take this linear.
+pub fn expect_boxes(spec: &LinearSpec, parts: &[Rows]) -> std::result::Result<(), String> {
+    if spec.k == 0 {
+        return Err("K is 0".to_owned());
     }
     for (what, format) in [("activation", spec.activation_format), ("weight", spec.weight_format)] {
         if format == ScaleFormat::Ue8m0Packed {
-            return Some(format!("the scales of the {what} are packed exponents, this kernel reads float32"));
+            return Err(format!("the scales of the {what} are packed exponents, this kernel reads float32"));
         }
     }
-    let bytes = spec.output_dtype.bytes();
-    for (name, stride) in [("input_stride", spec.input_stride), ("weight_stride", spec.weight_stride)] {
-        // Codes that a run quantizes lie in the workspace; those that it brings have the stride of the plan.
-        if !stride.is_multiple_of(16) {
-            return Some(format!("{name} is {stride}, needs a multiple of 16"));
+    let strides = [
+        ("input_stride", spec.input_stride, 16),
+        ("weight_stride", spec.weight_stride, 16),
+        ("output_stride", spec.output_stride, 16 / spec.output_dtype.bytes()),
+    ];
+    for (name, stride, step) in strides {
+        if !stride.is_multiple_of(step) {
+            return Err(format!("{name} is {stride}, needs a multiple of {step}"));
         }
     }
-    let step = 16 / bytes;
-    if !spec.output_stride.is_multiple_of(step) {
-        return Some(format!("output_stride is {}, needs a multiple of {step}", spec.output_stride));
+    // A ragged end of y would reach beyond the columns that are its own.
+    match parts.iter().find(|part| !part.count.is_multiple_of(8)) {
+        Some(ragged) => Err(format!("N of a part is {}, needs a multiple of 8", ragged.count)),
+        None => Ok(()),
     }
-    // y is written 16 bytes at a time: a ragged end would reach beyond the columns that are its own.
-    let ragged = parts.iter().find(|part| !part.rows.is_multiple_of(8))?;
-    Some(format!("N of a part is {}, needs a multiple of 8", ragged.rows))
 }
 
 /// The beginning of the rows that the product reads first, and the scales.
-fn ahead(run: &LinearRun) -> Ahead {
+fn ahead(run: &LinearRun, processors: u32) -> Ahead {
     let (spec, table) = (run.spec, run.weight_scales.tensor);
-    let rows = spec.n.min(AHEAD_ROWS);
+    let rows = spec.n.min(processors as usize * AHEAD_COLUMNS);
     let scale_bytes = if is_packed(table) { 4 * table.rows() * table.columns() } else { 0 };
     Ahead {
         weight: run.weight.address(),
         scales: table.address().cast_const(),
         stride: spec.weight_stride as i64,
         rows: rows as u32,
-        bytes: (AHEAD_BYTES / rows).clamp(BLOCK, spec.k.max(BLOCK)).min(spec.k) as u32,
+        bytes: (AHEAD_BYTES / rows).max(BLOCK).min(spec.k) as u32,
         scale_bytes: scale_bytes.min(AHEAD_SCALES) as u32,
-        blocks: AHEAD_BLOCKS,
+        blocks: processors,
     }
 }
 
-/// Codes and y, which kernels read and write by boxes. Parts of y begin on whole boxes: `refusal` saw to it.
+/// Codes and y, which kernels read and write by boxes. Parts of y begin on whole boxes: `expect_boxes` saw to it.
 fn expect_aligned(run: &LinearRun) -> Result<()> {
     const BYTES: usize = 16;
     let codes = match run.input {
@@ -309,23 +311,6 @@ pub fn device(context: &Context) -> Result<&Device> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parts_of(rows: &[i64]) -> Vec<Part> {
-        parts(&RowGrid::of_weight(rows.iter().sum::<i64>() as usize, rows).expect("a grid"))
-    }
-
-    #[test]
-    fn parts_on_whole_blocks_are_one() {
-        assert_eq!(parts_of(&[4096, 1024, 1024]), [Part { first: 0, rows: 6144, bands: 0 }]);
-        assert_eq!(parts_of(&[256, 0, 100]), [Part { first: 0, rows: 356, bands: 0 }]);
-    }
-
-    #[test]
-    fn a_ragged_part_ends_its_grid() {
-        let parts = parts_of(&[192, 64, 128, 8]);
-        let second = Part { first: 192, rows: 64, bands: 2 };
-        assert_eq!(parts, [Part { first: 0, rows: 192, bands: 0 }, second, Part { first: 256, rows: 136, bands: 3 }]);
-    }
 
     #[test]
     fn stored_rows_hold_a_tile_and_grow() {

@@ -2,6 +2,8 @@
 
 #[cfg(not(feature = "cutlass"))]
 mod absent;
+#[cfg(feature = "cuda")]
+mod choices;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cublaslt;

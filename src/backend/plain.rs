@@ -2,16 +2,16 @@
 
 use std::ffi::c_void;
 
-use crate::blocks::groups;
+use crate::blocks::Rows;
 use crate::context::Context;
-use crate::device::{Device, Quantized, Stream, bias_of};
+use crate::device::{Device, Stream, bias_of};
 use crate::error::Result;
 use crate::kernels::{Module, PlainArguments, PlainOperand};
-use crate::linear::{Input, LinearRun, LinearSpec, WORKSPACE_ALIGNMENT};
+use crate::linear::{Input, LinearRun, LinearSpec};
 use crate::quantize::Scales;
 use crate::recipe::ScaleFormat;
 
-use super::gpu::{self, Part};
+use super::gpu::{self, Room};
 use super::{Backend, Linear};
 
 pub struct Plain;
@@ -26,26 +26,13 @@ impl Backend for Plain {
     }
 
     fn accept(&self, context: &Context, spec: &LinearSpec) -> std::result::Result<Box<dyn Linear>, String> {
-        if context.gpu().is_none() {
-            return Err("the context is on the host".to_owned());
-        }
-        let LinearSpec { max_m, n, k, .. } = *spec;
-        let most = i32::MAX as usize;
-        if [max_m, n, k].iter().any(|&extent| extent > most) {
-            return Err(format!("M <= {max_m}, N = {n}, K = {k}: extents are at most {most}"));
-        }
-        let grid = spec.grid().map_err(|error| error.message)?;
-        Ok(Box::new(PlainLinear { parts: gpu::parts(&grid) }))
+        let (_, parts) = gpu::begin(context, spec)?;
+        Ok(Box::new(PlainLinear { parts }))
     }
 }
 
 struct PlainLinear {
-    parts: Vec<Part>,
-}
-
-/// Bytes of codes before the scales in the workspace.
-fn codes_bytes(spec: &LinearSpec, m: usize) -> usize {
-    (m * gpu::codes_stride(spec.k)).next_multiple_of(WORKSPACE_ALIGNMENT)
+    parts: Vec<Rows>,
 }
 
 impl Linear for PlainLinear {
@@ -54,11 +41,7 @@ impl Linear for PlainLinear {
     }
 
     fn workspace(&self, _: &Context, spec: &LinearSpec, m: usize) -> usize {
-        if m == 0 || spec.n == 0 {
-            return 0;
-        }
-        let scales = 4 * gpu::stored_rows(m) * groups(spec.k);
-        codes_bytes(spec, m) + scales.next_multiple_of(WORKSPACE_ALIGNMENT)
+        if m == 0 || spec.n == 0 { 0 } else { Room::new(spec, m).end }
     }
 
     fn prepare(&self, context: &Context, stream: *mut c_void) -> Result<()> {
@@ -96,13 +79,7 @@ fn activation(device: &Device, run: &LinearRun, stream: Stream) -> Result<PlainO
     let (spec, m) = (run.spec, run.m());
     match run.input {
         Input::Values(x) => {
-            let own = Quantized {
-                codes: run.workspace,
-                codes_stride: gpu::codes_stride(spec.k),
-                scales: run.workspace.wrapping_add(codes_bytes(spec, m)).cast(),
-                scales_stride: gpu::stored_rows(m),
-                readable_rows: gpu::stored_rows(m),
-            };
+            let own = Room::new(spec, m).of(run);
             // Exponents are packed for kernels that read them so; here the same scales are floats.
             let format = match spec.activation_format {
                 ScaleFormat::Ue8m0Packed => ScaleFormat::Pow2,
@@ -130,13 +107,13 @@ fn activation(device: &Device, run: &LinearRun, stream: Stream) -> Result<PlainO
     }
 }
 
-fn weight(run: &LinearRun, part: &Part) -> PlainOperand {
+fn weight(run: &LinearRun, part: &Rows) -> PlainOperand {
     let spec = run.spec;
     let packed = spec.weight_format == ScaleFormat::Ue8m0Packed;
     PlainOperand {
         codes: run.weight.address().wrapping_add(part.first * spec.weight_stride),
         stride: spec.weight_stride as i64,
-        rows: part.rows as u32,
+        rows: part.count as u32,
         ..operand(&run.weight_scales, if packed { part.first } else { part.bands })
     }
 }

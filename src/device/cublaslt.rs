@@ -5,8 +5,10 @@ use std::ptr::NonNull;
 
 use cudarc::cublaslt::sys as lt;
 
+use crate::blocks::groups;
 use crate::error::{Kind, Result, fail, make};
 use crate::kernels::CopyArguments;
+use crate::linear::WORKSPACE_ALIGNMENT;
 use crate::tensor::Dtype;
 
 use super::linear::Product;
@@ -15,7 +17,7 @@ use super::{Device, RelaxedCapture, Stream};
 /// The first version with scales of 1x128 and 128x128.
 const LEAST_VERSION: usize = 120_900;
 /// Memory that an algorithm may ask for.
-pub const ALGORITHM_BYTES: usize = 4 << 20;
+const ALGORITHM_BYTES: usize = 4 << 20;
 /// Its scales of a weight have rows of a multiple of so many blocks. With others it computes something else, and says nothing.
 const SCALE_COLUMNS: usize = 4;
 /// CUBLAS_OP_T.
@@ -100,7 +102,7 @@ struct Layout {
 
 impl Shape {
     fn groups(&self) -> usize {
-        self.k.div_ceil(128)
+        groups(self.k)
     }
 
     fn weight_scale_columns(&self) -> usize {
@@ -108,8 +110,8 @@ impl Shape {
     }
 
     fn layout(&self) -> Layout {
-        let align = |bytes: usize| bytes.next_multiple_of(256);
-        let scales = align(4 * self.n.div_ceil(128) * self.weight_scale_columns());
+        let align = |bytes: usize| bytes.next_multiple_of(WORKSPACE_ALIGNMENT);
+        let scales = align(4 * groups(self.n) * self.weight_scale_columns());
         let codes = scales + align(4 * self.m.next_multiple_of(ROWS) * self.groups());
         let output = codes + align(ROWS * self.k);
         let own = output + align(ROWS * self.n * self.output.bytes());
@@ -396,7 +398,7 @@ impl Device {
     }
 
     fn pad_weight_scales(&self, shape: &Shape, product: &Product, to: *mut f32, stream: Stream) -> Result<()> {
-        let (rows, columns) = (shape.n.div_ceil(128), shape.k.div_ceil(128));
+        let (rows, columns) = (groups(shape.n), shape.groups());
         let padded = shape.weight_scale_columns();
         let arguments = CopyArguments {
             source: product.weight_scales.cast(),

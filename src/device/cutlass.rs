@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use crate::error::Result;
 use crate::kernels::cutlass::{COMPILED, Parameters, Problem};
 
-use super::linear::Product;
+use super::linear::{PREPARE, Product};
 use super::{Device, Loaded, Size, Stream};
 
 impl Device {
@@ -19,10 +19,7 @@ impl Device {
 
     /// Fails if the code of a kernel is not loaded and, because the stream is captured, may not be.
     pub fn expect_cutlass(&self, kernel: usize, stream: Stream) -> Result<()> {
-        match self.cutlass[kernel].get() {
-            Some(_) => Ok(()),
-            None => self.expect_not_capturing(stream, "call fp8rt_linear_plan_prepare before"),
-        }
+        self.expect_loadable(&self.cutlass[kernel], stream, PREPARE)
     }
 
     fn load_cutlass(&self, kernel: usize) -> Result<&Loaded> {
@@ -34,9 +31,8 @@ impl Device {
         self.load_code(place, compiled.code, [compiled.name].into_iter(), compiled.sizes().shared_bytes)
     }
 
-    /// Enqueues the product of one of CUTLASS's kernels.
+    /// Enqueues the product of one of CUTLASS's kernels, which `expect_cutlass` let pass.
     pub fn multiply_with_cutlass(&self, kernel: usize, product: &Product, stream: Stream) -> Result<()> {
-        self.expect_cutlass(kernel, stream)?;
         let loaded = self.load_cutlass(kernel)?;
         let problem = Problem {
             codes: product.codes,

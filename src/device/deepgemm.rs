@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::kernels::{DEEPGEMM, DEPTH, MOST_K, PROCESSORS, TILES};
 
 use super::driver::check;
-use super::linear::Product;
+use super::linear::{PREPARE, Product};
 use super::{Device, Loaded, Size, Stream};
 
 /// A matrix that the copy engine reads or writes in boxes: rows of `inner` elements.
@@ -26,6 +26,11 @@ struct Map {
     swizzle: u32,
 }
 
+/// Where the driver copies a parameter from.
+fn address<T>(parameter: &T) -> *mut c_void {
+    (&raw const *parameter).cast_mut().cast()
+}
+
 impl Device {
     /// Loads the code of a tile. Not while a stream of this thread is captured.
     pub fn prepare_tile(&self, tile: usize, stream: Stream) -> Result<()> {
@@ -36,38 +41,38 @@ impl Device {
 
     /// Fails if the code of a tile is not loaded and, because the stream is captured, may not be.
     pub fn expect_tile(&self, tile: usize, stream: Stream) -> Result<()> {
-        match self.tiles[tile].get() {
-            Some(_) => Ok(()),
-            None => self.expect_not_capturing(stream, "call fp8rt_linear_plan_prepare before"),
-        }
+        self.expect_loadable(&self.tiles[tile], stream, PREPARE)
     }
 
     fn load_tile(&self, tile: usize) -> Result<&Loaded> {
+        let place = &self.tiles[tile];
+        if let Some(loaded) = place.get() {
+            return Ok(loaded);
+        }
         let (name, code) = DEEPGEMM[tile];
-        self.load_code(&self.tiles[tile], code, [name].into_iter(), TILES[tile].shared_bytes(MOST_K))
+        self.load_code(place, code, [name].into_iter(), TILES[tile].shared_bytes(MOST_K))
     }
 
-    /// Enqueues the product of one tile of [`TILES`]. K is at most [`MOST_K`], N a multiple of 8: the kernel traps otherwise.
+    /// Enqueues the product of one tile of [`TILES`], which `expect_tile` let pass. K is at most [`MOST_K`], N a multiple of
+    /// 8: the kernel traps otherwise.
     pub fn deepgemm(&self, tile: usize, product: &Product, stream: Stream) -> Result<()> {
-        self.expect_tile(tile, stream)?;
         let loaded = self.load_tile(tile)?;
         let maps = self.maps(tile, product)?;
         let tile = &TILES[tile];
         let (m, n, k) = (product.m as u32, product.n as u32, product.k as u32);
-        let mut scales = product.weight_scales;
-        let mut layout = std::ptr::null::<c_void>();
-        let (mut m_place, mut n_place, mut k_place) = (m, n, k);
-        let [a, b, d, sfa] = &maps;
-        let mut parameters: [*mut c_void; 9] = [
-            (&raw mut scales).cast(),
-            (&raw mut layout).cast(),
-            (&raw mut m_place).cast(),
-            (&raw mut n_place).cast(),
-            (&raw mut k_place).cast(),
-            (&raw const *a).cast_mut().cast(),
-            (&raw const *b).cast_mut().cast(),
-            (&raw const *d).cast_mut().cast(),
-            (&raw const *sfa).cast_mut().cast(),
+        // Of grouped products, which this is not.
+        let layout = std::ptr::null::<c_void>();
+        let [codes, weight, output, scales] = &maps;
+        let mut parameters = [
+            address(&product.weight_scales),
+            address(&layout),
+            address(&m),
+            address(&n),
+            address(&k),
+            address(codes),
+            address(weight),
+            address(output),
+            address(scales),
         ];
         let tiles = u64::from(m.div_ceil(tile.rows)) * u64::from(n.div_ceil(tile.columns));
         let blocks =

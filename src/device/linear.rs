@@ -15,6 +15,9 @@ use super::{Device, Size, Stream};
 
 pub use crate::kernels::Ahead;
 
+/// What a capture that finds something not loaded should have done.
+pub(super) const PREPARE: &str = "call fp8rt_linear_plan_prepare before";
+
 /// Threads of a block of the kernel that asks for the weight, and columns that it takes.
 const AHEAD_THREADS: u32 = 64;
 const AHEAD_COLUMNS: usize = 512;
@@ -39,7 +42,6 @@ pub struct Product {
     pub weight_scales: *const f32,
     pub output: *mut u8,
     pub output_stride: usize,
-    pub output_dtype: Dtype,
 }
 
 /// Where the codes and scales of an activation go: scales column-major, their padding zeroed.
@@ -166,10 +168,7 @@ impl Device {
 
     /// Fails while the stream is captured unless the kernels around a product are loaded: they would be missed half way.
     pub fn expect_loaded(&self, modules: &[Module], stream: Stream) -> Result<()> {
-        if modules.iter().all(|&module| self.modules[module as usize].get().is_some()) {
-            return Ok(());
-        }
-        self.expect_not_capturing(stream, "call fp8rt_linear_plan_prepare before")
+        modules.iter().try_for_each(|&module| self.expect_loadable(&self.modules[module as usize], stream, PREPARE))
     }
 }
 

@@ -211,17 +211,17 @@ impl Device {
 
     /// A kernel, loaded if need be; refused while the stream is captured, where loading is illegal.
     fn function(&self, kernel: Kernel, stream: Stream) -> Result<sys::CUfunction> {
-        let loaded = match self.modules[kernel.module as usize].get() {
-            Some(loaded) => loaded,
-            None => {
-                self.expect_not_capturing(stream, "call fp8rt_context_prepare before")?;
-                self.load(kernel.module)?
-            }
-        };
+        self.expect_loadable(&self.modules[kernel.module as usize], stream, "call fp8rt_context_prepare before")?;
+        let loaded = self.load(kernel.module)?;
         match loaded.functions.iter().find(|(name, _)| *name == kernel.name) {
             Some(&(_, function)) => Ok(function),
             None => fail!(Internal, "kernel {} is not in its module", kernel.name.to_string_lossy()),
         }
+    }
+
+    /// Fails if this code is not loaded and, because the stream is captured, may not be.
+    fn expect_loadable(&self, place: &OnceLock<Loaded>, stream: Stream, instead: &str) -> Result<()> {
+        if place.get().is_some() { Ok(()) } else { self.expect_not_capturing(stream, instead) }
     }
 
     fn expect_not_capturing(&self, stream: Stream, instead: &str) -> Result<()> {
@@ -234,9 +234,13 @@ impl Device {
     }
 
     fn load(&self, module: Module) -> Result<&Loaded> {
+        let place = &self.modules[module as usize];
+        if let Some(loaded) = place.get() {
+            return Ok(loaded);
+        }
         let Some(cubin) = module.cubin(self.capability) else { fail!(Internal, "no code of {}", module.name()) };
         let names = crate::kernels::all_of(module).map(|kernel| kernel.name);
-        self.load_code(&self.modules[module as usize], cubin.code, names, 0)
+        self.load_code(place, cubin.code, names, 0)
     }
 
     /// Loads a module once, whoever is first, and looks its kernels up. `shared_bytes`: what they may be launched with.
@@ -247,9 +251,6 @@ impl Device {
         names: impl Iterator<Item = &'static std::ffi::CStr>,
         shared_bytes: u32,
     ) -> Result<&'a Loaded> {
-        if let Some(loaded) = place.get() {
-            return Ok(loaded);
-        }
         let code = expand(compressed)?;
         // Another stream of this thread may be captured: loading does not concern it.
         let _relaxed = RelaxedCapture::new();

@@ -1,6 +1,6 @@
 //! Quantize and dequantize on a GPU: requests become the arguments of a launch.
 
-use crate::blocks::{BLOCK, RowGrid, aligned_rows, groups};
+use crate::blocks::{BLOCK, Rows, aligned_rows, groups};
 use crate::error::{Result, ensure};
 use crate::kernels::{self, Arguments, DequantizeArguments, FEW, Header, Kernel, MANY, Matrix};
 use crate::quantize::{Dequantize, Quantize, Rule, Scales};
@@ -39,14 +39,6 @@ pub fn extent(value: usize, tensor: &Tensor) -> Result<u32> {
         i32::MAX
     );
     Ok(value as u32)
-}
-
-/// Some rows of a matrix: all of an activation, a part of a weight.
-pub struct Rows {
-    pub first: usize,
-    pub count: usize,
-    /// Bands before them.
-    pub bands: usize,
 }
 
 /// The matrix that a kernel works on: `values` are the source, or the output of a dequantization.
@@ -155,7 +147,9 @@ impl<'a, const N: usize> Batch<'a, N> {
 
     /// Adds the parts of a weight.
     pub fn add(&mut self, request: &Quantize) -> Result<()> {
-        parts(&request.grid)
+        request
+            .grid
+            .parts()
             .try_for_each(|rows| self.push_one(matrix(request.source, request.codes, &request.scales, &rows, 0)?))
     }
 
@@ -194,16 +188,6 @@ impl<'a, const N: usize> Batch<'a, N> {
         self.tiles = 0;
         Ok(())
     }
-}
-
-/// The parts of a grid, as rows.
-pub fn parts<'a>(grid: &'a RowGrid) -> impl Iterator<Item = Rows> + 'a {
-    let mut before = Rows { first: 0, count: 0, bands: 0 };
-    grid.part_rows().map(move |count| {
-        let rows = Rows { first: before.first, count, bands: before.bands };
-        before = Rows { first: rows.first + count, count: 0, bands: rows.bands + count.div_ceil(BLOCK) };
-        rows
-    })
 }
 
 impl Device {
@@ -281,7 +265,7 @@ impl Device {
         if request.codes.is_empty() {
             return Ok(());
         }
-        for rows in parts(&request.grid) {
+        for rows in request.grid.parts() {
             let mut matrix = matrix(request.output, Some(request.codes), &request.scales, &rows, 0)?;
             matrix.padding = 0;
             let chunks = matrix.experts as usize * rows.count * request.codes.columns().div_ceil(8);

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use cudarc::driver::sys;
 
-use crate::blocks::BLOCK;
+use crate::blocks::{BLOCK, Rows};
 use crate::error::{Result, ensure};
 use crate::kernels::{self, FEW, Header, MANY, Matrix};
 use crate::quantize::Quantize;
@@ -12,7 +12,7 @@ use crate::refit::{Entries, Manner, SOURCES, name_entry};
 use crate::tensor::Dtype;
 
 use super::driver::check;
-use super::quantize::{Batch, Rows, batch_size, header_of, is_general, matrix, parts, tiles};
+use super::quantize::{Batch, batch_size, header_of, is_general, matrix, tiles};
 use super::{Copying, Device, Stream};
 
 /// The matrices of one source dtype in device memory.
@@ -62,7 +62,7 @@ impl Device {
                     return Ok(());
                 }
                 let request = entry.request(manner)?;
-                for rows in parts(&request.grid) {
+                for rows in request.grid.parts() {
                     let made = matrix(request.source, request.codes, &request.scales, &rows, total as u32);
                     let made = made.map_err(name_entry(index))?;
                     if tiles(&made) > 0 {
@@ -204,7 +204,7 @@ impl Pieces<'_> {
         }
         let most = self.half / row / BLOCK * BLOCK;
         for expert in 0..request.source.experts() {
-            for part in parts(&request.grid) {
+            for part in request.grid.parts() {
                 for first in (0..part.count).step_by(most) {
                     let count = (part.count - first).min(most);
                     let rows = Rows { first: part.first + first, count, bands: part.bands + first / BLOCK };

@@ -20,29 +20,10 @@ pub extern "C" fn fp8rt_abi_version() -> u32 {
 /// One line on this build: version, features, architectures and the versions of what is compiled in. Static.
 #[unsafe(no_mangle)]
 pub extern "C" fn fp8rt_build_info() -> *const c_char {
-    #[cfg(not(feature = "cuda"))]
-    const GPU: &str = "features: none; cuda: not built; deepgemm: none; cutlass: none";
-    #[cfg(all(feature = "cuda", not(feature = "cutlass")))]
-    const GPU: &str = concat!(
-        "features: cuda; kernels: sm_90a, untested sm_80, sm_89, sm_100, sm_120; nvcc: ",
-        env!("FP8RT_NVCC"),
-        "; deepgemm: ",
-        env!("FP8RT_DEEPGEMM"),
-        "; cutlass: none"
-    );
-    #[cfg(feature = "cutlass")]
-    const GPU: &str = concat!(
-        "features: cuda, cutlass; kernels: sm_90a, untested sm_80, sm_89, sm_100, sm_120; nvcc: ",
-        env!("FP8RT_NVCC"),
-        "; deepgemm: ",
-        env!("FP8RT_DEEPGEMM"),
-        "; cutlass: ",
-        env!("FP8RT_CUTLASS")
-    );
     static INFO: LazyLock<CString> = LazyLock::new(|| {
         let version = env!("CARGO_PKG_VERSION");
         let host = "x86_64 (sse2, avx2, avx512) or aarch64 (neon)";
-        let text = format!("fp8rt {version}; abi {FP8RT_ABI_VERSION}; host: {host}; {GPU}");
+        let text = format!("fp8rt {version}; abi {FP8RT_ABI_VERSION}; host: {host}; {}", env!("FP8RT_GPU"));
         CString::new(text).expect("no zero in it")
     });
     INFO.as_ptr()

@@ -1,17 +1,14 @@
 //! CUTLASS's kernels: their code, and the C++ that fills their parameters. The structs are those of
 //! `src/kernels/cutlass/problem.h`; both sides assert the sizes.
 
-mod choice;
 mod kernels;
-mod table;
 
 use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
 
 use crate::error::{Kind, Result, fail, make};
 
-pub use choice::choose;
-pub use kernels::{GEMMS, Gemm, Output};
+pub use kernels::{GEMMS, Gemm, Operands, Output};
 
 include!(concat!(env!("OUT_DIR"), "/cutlass.rs"));
 
@@ -232,7 +229,7 @@ mod tests {
         for (gemm, compiled) in GEMMS.iter().zip(COMPILED) {
             assert_eq!(compiled.name.to_str().expect("ASCII"), format!("fp8rt_cutlass_{}", gemm.name()));
             let sizes = compiled.sizes();
-            let swapped = gemm.operands == kernels::Operands::Swapped;
+            let swapped = gemm.operands == Operands::Swapped;
             let [rows, columns] = gemm.cluster;
             assert_eq!(sizes.cluster, if swapped { [columns, rows, 1] } else { [rows, columns, 1] });
             assert!(sizes.shared_bytes <= 232_448 && sizes.stages >= 2, "{sizes:?}");

@@ -3,72 +3,18 @@
 use crate::kernels::{DEPTH, PROCESSORS, TILES, Tile};
 
 use super::table::MEASURED;
+use crate::backend::choices::measured;
 
-/// Tiles by the number of rows, in steps.
-pub struct Choices {
-    /// Up to so many rows, this tile. The last one holds for all above.
-    steps: Vec<(usize, usize)>,
+/// The tile of a part of N = `n` and K = `k`, for `m` rows.
+pub fn choose(m: usize, n: usize, k: usize) -> usize {
+    // A tile that was measured for many more rows says little.
+    let near = measured(MEASURED, m, n, k).filter(|(measured_m, _)| m <= 16 || 4 * m > 3 * measured_m);
+    near.and_then(|(_, name)| position(name)).unwrap_or_else(|| modeled(m, n, k))
 }
 
-impl Choices {
-    /// One tile for every number of rows.
-    pub fn only(tile: usize) -> Choices {
-        Choices { steps: vec![(usize::MAX, tile)] }
-    }
-
-    /// The tiles of a part of N = `n` and K = `k`, for up to `max_m` rows.
-    pub fn new(max_m: usize, n: usize, k: usize) -> Choices {
-        let mut steps: Vec<(usize, usize)> = Vec::new();
-        let mut m = 0;
-        while m < max_m.max(1) {
-            m = next_step(m);
-            let tile = choose(m, n, k);
-            match steps.last_mut() {
-                Some(last) if last.1 == tile => last.0 = m,
-                _ => steps.push((m, tile)),
-            }
-        }
-        Choices { steps }
-    }
-
-    pub fn tile(&self, m: usize) -> usize {
-        let at = self.steps.partition_point(|&(up_to, _)| up_to < m);
-        self.steps[at.min(self.steps.len() - 1)].1
-    }
-
-    pub fn tiles(&self) -> impl Iterator<Item = usize> + '_ {
-        self.steps.iter().map(|&(_, tile)| tile)
-    }
-}
-
-/// Rows are told apart in steps that grow with them, so that a plan for any number of rows has few.
-fn next_step(m: usize) -> usize {
-    let step = match m {
-        0 => 1,
-        1 => 15,
-        2..128 => 16,
-        128..1024 => 64,
-        1024..4096 => 256,
-        4096..16384 => 1024,
-        _ => return usize::MAX,
-    };
-    m + step
-}
-
-/// Rows that stand for all above the last step.
-const MANY_ROWS: usize = 32768;
-
-fn choose(m: usize, n: usize, k: usize) -> usize {
-    let m = m.min(MANY_ROWS);
-    measured(m, n, k).unwrap_or_else(|| modeled(m, n, k))
-}
-
-/// The measured tile of this weight for the next number of rows that was measured, unless that is far.
-fn measured(m: usize, n: usize, k: usize) -> Option<usize> {
-    let (_, _, rows) = MEASURED.iter().find(|(measured_n, measured_k, _)| (*measured_n, *measured_k) == (n, k))?;
-    let (measured_m, name) = rows.iter().find(|(measured_m, _)| m <= *measured_m)?;
-    let near = m <= 16 || 4 * m > 3 * measured_m;
-    near.then(|| TILES.iter().position(|tile| tile.name() == *name)).flatten()
+/// The place of a tile.
+pub fn position(name: &str) -> Option<usize> {
+    TILES.iter().position(|tile| tile.name() == name)
 }
 
 /// The tile that the model has as the fastest. One of more rows than there are reads what nobody needs.
@@ -93,18 +39,6 @@ fn microseconds(tile: &Tile, m: usize, n: usize, k: usize) -> f64 {
     (memory.powi(CORNER) + multiplying.powi(CORNER)).powf(1.0 / f64::from(CORNER))
 }
 
-/// The tile that `FP8RT_DEEPGEMM_TILE` names, for measuring.
-pub fn forced() -> Result<Option<usize>, String> {
-    let Ok(name) = std::env::var("FP8RT_DEEPGEMM_TILE") else { return Ok(None) };
-    if name.is_empty() {
-        return Ok(None);
-    }
-    match TILES.iter().position(|tile| tile.name() == name) {
-        Some(tile) => Ok(Some(tile)),
-        None => Err(format!("FP8RT_DEEPGEMM_TILE names \"{name}\", which is not among the tiles of this build")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,30 +47,18 @@ mod tests {
     fn every_measured_tile_is_in_the_build() {
         for (n, k, rows) in MEASURED {
             for (m, name) in *rows {
-                assert!(TILES.iter().any(|tile| tile.name() == *name), "N = {n}, K = {k}, M = {m}: no tile {name}");
+                assert!(position(name).is_some(), "N = {n}, K = {k}, M = {m}: no tile {name}");
             }
         }
     }
 
     #[test]
-    fn a_measured_shape_has_its_tile_and_its_neighbors_too() {
+    fn a_measured_shape_has_its_tile() {
         let (n, k, rows) = MEASURED[0];
-        let choices = Choices::new(8192, n, k);
         for (m, name) in rows {
-            assert_eq!(TILES[choices.tile(*m)].name(), *name, "M = {m}");
+            assert_eq!(TILES[choose(*m, n, k)].name(), *name, "M = {m}");
         }
-        assert_eq!(choices.tile(15), choices.tile(16));
-    }
-
-    #[test]
-    fn a_choice_holds_for_any_number_of_rows() {
-        for (n, k) in [(8, 128), (100_000, 32_768), (576, 7168)] {
-            let choices = Choices::new(usize::MAX, n, k);
-            for m in [1, 2, 16, 17, 100, 1000, 100_000, 1 << 30, usize::MAX] {
-                assert!(choices.tile(m) < TILES.len());
-            }
-            assert!(choices.steps.len() < 80, "{} steps", choices.steps.len());
-        }
+        assert_eq!(choose(15, n, k), choose(16, n, k));
     }
 
     #[test]
@@ -147,8 +69,11 @@ mod tests {
     }
 
     #[test]
-    fn plans_of_fewer_rows_make_the_same_choices() {
-        let (few, many) = (Choices::new(100, 5120, 5120), Choices::new(8192, 5120, 5120));
-        assert!((1..=100).all(|m| few.tile(m) == many.tile(m)));
+    fn every_shape_has_a_tile() {
+        for (n, k) in [(8, 128), (100_000, 32_768), (576, 7168)] {
+            for m in [1, 2, 17, 1000, 32_768] {
+                assert!(choose(m, n, k) < TILES.len());
+            }
+        }
     }
 }

@@ -1,11 +1,9 @@
 //! Tiles that were the fastest on an H100 80GB for the shapes of benches/gpu/linear_shapes.txt. Made by
 //! `benches/gpu/tile_table.py deepgemm` from what `bench_linear --tiles all` measured; see benches/RESULTS.md.
 
-/// A number of rows, and the name of the tile that was the fastest for it.
-type Row = (usize, &'static str);
+use crate::backend::choices::Measured;
 
-/// N, K, and the tiles by rows.
-pub const MEASURED: &[(usize, usize, &[Row])] = &[
+pub const MEASURED: &Measured = &[
     (
         4096,
         4096,

@@ -1,13 +1,19 @@
 //! Which kernel multiplies how many rows: what was measured where it was, and a model of the kernels elsewhere.
 
-use super::kernels::{GEMMS, Gemm, Operands, Output};
+use crate::backend::choices::measured;
+use crate::kernels::cutlass::{GEMMS, Gemm, Operands, Output};
+
 use super::table::MEASURED;
+
+/// The largest number of rows that was measured, which stands for all above.
+const MOST_MEASURED: usize = 8192;
 
 /// The kernel of [`GEMMS`] for y of `m` rows and `n` columns, on a device of this capability and so many
 /// multiprocessors. None: there is none for it.
 pub fn choose(capability: u32, processors: u32, output: Output, [m, n, k]: [usize; 3]) -> Option<usize> {
-    let measured = if capability == 90 && output == Output::Bf16 { measured(m, n, k) } else { None };
-    measured.or_else(|| {
+    let known = capability == 90 && output == Output::Bf16;
+    let row = if known { measured(MEASURED, m.min(MOST_MEASURED), n, k) } else { None };
+    row.and_then(|(_, name)| position(name)).or_else(|| {
         let fitting = GEMMS.iter().enumerate().filter(|(_, gemm)| fits(gemm, capability, output, n, k));
         let times = fitting.map(|(index, gemm)| (index, cycles(gemm, f64::from(processors), m, n, k)));
         times.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
@@ -20,11 +26,9 @@ fn fits(gemm: &Gemm, capability: u32, output: Output, n: usize, k: usize) -> boo
     gemm.architecture == capability && gemm.output == output && (capability != 120 || whole)
 }
 
-/// The measured kernel of this weight for the next number of rows that was measured, or the last one that was.
-fn measured(m: usize, n: usize, k: usize) -> Option<usize> {
-    let (_, _, rows) = MEASURED.iter().find(|(measured_n, measured_k, _)| (*measured_n, *measured_k) == (n, k))?;
-    let (_, name) = rows.iter().find(|(measured_m, _)| m <= *measured_m).or(rows.last())?;
-    GEMMS.iter().position(|gemm| gemm.name() == *name)
+/// The place of a kernel.
+pub fn position(name: &str) -> Option<usize> {
+    GEMMS.iter().position(|gemm| gemm.name() == name)
 }
 
 /// Roughly how long it takes. Tiles run in waves; where the last has few, each gets more of the memory. Each step of
@@ -94,11 +98,11 @@ mod tests {
     }
 
     #[test]
-    fn measured_names_exist() {
+    fn every_measured_kernel_is_in_the_build() {
         for (n, k, rows) in MEASURED {
-            assert!(!rows.is_empty() && rows.is_sorted(), "N = {n}, K = {k}");
-            for (m, _) in *rows {
-                assert!(measured(*m, *n, *k).is_some(), "M = {m}, N = {n}, K = {k}");
+            assert_eq!(rows.last().map(|row| row.0), Some(MOST_MEASURED), "N = {n}, K = {k}");
+            for (m, name) in *rows {
+                assert!(position(name).is_some(), "N = {n}, K = {k}, M = {m}: no kernel {name}");
             }
         }
     }
