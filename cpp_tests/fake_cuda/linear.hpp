@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "caller.hpp"
+#include "linear_form.hpp"
 
 namespace fp8rt_test {
 
@@ -21,13 +22,6 @@ struct LinearShape {
   std::int64_t extra_stride = 0;  // added to the row stride of x, of the weight and of y
   std::uint32_t backends = 0;
 };
-
-enum class Form { kValues, kQuantized };
-constexpr Form kForms[] = {Form::kValues, Form::kQuantized};
-
-inline const char *name_of(Form form) {
-  return form == Form::kValues ? "fp8rt_linear" : "fp8rt_linear_prequantized";
-}
 
 class LinearOperands {
  public:

@@ -35,19 +35,22 @@ inline std::pair<int, std::string> count_devices() {
   return {count, count == 0 ? "no device is visible" : ""};
 }
 
+inline int current_device() {
+  int device = -1;
+  CUDA(cudaGetDevice(&device));
+  return device;
+}
+
 // Makes a device current for as long as it lives.
 class CurrentDevice {
  public:
-  explicit CurrentDevice(int device) {
-    CUDA(cudaGetDevice(&before_));
-    CUDA(cudaSetDevice(device));
-  }
+  explicit CurrentDevice(int device) { CUDA(cudaSetDevice(device)); }
   CurrentDevice(const CurrentDevice &) = delete;
   CurrentDevice &operator=(const CurrentDevice &) = delete;
   ~CurrentDevice() { cudaSetDevice(before_); }
 
  private:
-  int before_ = 0;
+  int before_ = current_device();
 };
 
 // Device memory of the current device. Copies from and to the host are complete when they return.

@@ -15,18 +15,11 @@
 
 #include "both.hpp"
 #include "linear_backends.hpp"
+#include "linear_form.hpp"
 #include "linear_problem.hpp"
 #include "linear_reference.hpp"
 
 namespace fp8rt_test {
-
-// fp8rt_linear, or fp8rt_linear_prequantized.
-enum class Form { kValues, kQuantized };
-constexpr Form kForms[] = {Form::kValues, Form::kQuantized};
-
-inline const char *name_of(Form form) {
-  return form == Form::kValues ? "fp8rt_linear" : "fp8rt_linear_prequantized";
-}
 
 // Exactly the bytes asked for, full of NaN, with guards around; in tight buffers without guards.
 class DeviceWorkspace {

@@ -70,8 +70,9 @@ TEST(Tiles, AreAllRight) {
       other_bits += !same_rows(y, first[index], m);
     }
   }
-  std::printf("%zu tiles, of %zu outputs %d have other bits than those of %s\n", names.size(),
-              names.size() * all.size(), other_bits, names.empty() ? "" : names[0].c_str());
+  std::printf("%zu tiles\n", names.size());
+  // The batch-invariant mode rests on it: M decides the tile.
+  EXPECT_EQ(other_bits, 0) << "of " << names.size() * all.size() << " outputs, beside those of " << names[0];
 }
 
 }  // namespace

@@ -9,12 +9,6 @@
 namespace fp8rt_test {
 namespace {
 
-int current_device() {
-  int device = -1;
-  CUDA(cudaGetDevice(&device));
-  return device;
-}
-
 // Operands, a workspace and a stream on a device.
 struct Placed {
   Placed(int device_, const fp8rt::LinearPlan &plan, const LinearProblem &problem) : current(device_) {

@@ -7,12 +7,6 @@
 namespace fp8rt_test {
 namespace {
 
-int current_device() {
-  int device = -1;
-  CUDA(cudaGetDevice(&device));
-  return device;
-}
-
 // Operands, and a stream, on a device.
 struct Placed {
   Placed(int device_, const Operands &operands)
