@@ -46,7 +46,7 @@ inline std::vector<std::string> joined(const std::vector<std::string> &beginning
 }
 
 // Every name that a build may have: rows by columns of y, and what a backend adds.
-inline std::vector<std::string> possible_tiles(std::uint32_t backend) {
+inline std::vector<std::string> possible_tiles(const fp8rt_linear_desc &desc) {
   std::vector<std::string> rows, columns;
   for (const int extent : {8, 16, 32, 64, 128, 192, 256}) {
     rows.push_back(std::to_string(extent));
@@ -55,18 +55,19 @@ inline std::vector<std::string> possible_tiles(std::uint32_t backend) {
     columns.push_back("x" + std::to_string(extent));
   }
   const std::vector<std::string> tiles = joined(rows, columns);
-  if (backend == FP8RT_BACKEND_CUTLASS) {
+  if (desc.backends == FP8RT_BACKEND_CUTLASS) {
     // Swapped operands, the cluster, the type of y.
     return joined(joined(joined(tiles, {"", "s"}), {"", "_1x2", "_2x1"}), {"", "_f16", "_f32"});
   }
-  // What a cluster shares, and the blocks of a multiprocessor.
-  return joined(joined(tiles, {"", "a", "w"}), {"", "p2", "p3", "p4"});
+  // What a cluster shares, the blocks of a multiprocessor, and the weight that a tile is compiled for.
+  const std::string weight = "n" + std::to_string(desc.n) + "k" + std::to_string(desc.k);
+  return joined(joined(joined(tiles, {"", "a", "w"}), {"", "p2", "p3", "p4"}), {"", weight});
 }
 
 // Those that a plan of `desc` can be made with: all that this build has.
 inline std::vector<std::string> available_tiles(const fp8rt::Context &context, const fp8rt_linear_desc &desc) {
   std::vector<std::string> names;
-  for (const std::string &name : possible_tiles(desc.backends)) {
+  for (const std::string &name : possible_tiles(desc)) {
     const TileVariable variable(desc.backends, name);
     fp8rt_linear_plan *plan = nullptr;
     if (fp8rt_linear_plan_create(context.get(), &desc, &plan) == FP8RT_STATUS_OK) {

@@ -40,7 +40,10 @@ impl Backend for DeepGemm {
             return Err(format!("K is {}, its scales and stages fit up to K = {MOST_K}", spec.k));
         }
         gpu::expect_boxes(spec, &parts)?;
-        let forced = choices::forced("FP8RT_DEEPGEMM_TILE", choice::position)?;
+        let forced = choices::forced("FP8RT_DEEPGEMM_TILE", |name| {
+            let fits = |tile: &usize| parts.iter().all(|part| TILES[*tile].fits(part.count, spec.k));
+            choice::position(name).filter(fits)
+        })?;
         let choices = parts.iter().map(|part| match forced {
             Some(tile) => Choices::only(tile),
             None => Choices::new(spec.max_m, |m| choice::choose(m, part.count, spec.k)),

@@ -39,8 +39,10 @@ pub trait Multiply: Send + Sync {
     ) -> Result<()>;
 }
 
-/// Rows up to which the kernel that quantizes also asks L2 for the weight: it has time, and the product would wait.
+/// Rows up to which the kernel that quantizes also asks L2 for the weight: it has time, and the product would wait. A weight
+/// of few columns of y is multiplied so soon that above half of these rows asking was measured to cost more than it gives.
 const MOST_AHEAD_ROWS: usize = 128;
+const FEW_AHEAD_COLUMNS: usize = 4096;
 /// Bytes of the weight that are asked for: what memory gives while a small activation is quantized, and some more.
 const AHEAD_BYTES: usize = 8 << 20;
 /// Most bytes of the scales.
@@ -123,7 +125,8 @@ impl<M: Multiply> GpuLinear<M> {
         let own = layout.room.of(run);
         match run.input {
             Input::Values(x) => {
-                let ahead = (m <= MOST_AHEAD_ROWS).then(|| ahead(run, device.processors));
+                let most = if spec.n <= FEW_AHEAD_COLUMNS { MOST_AHEAD_ROWS / 2 } else { MOST_AHEAD_ROWS };
+                let ahead = (m <= most).then(|| ahead(run, device.processors));
                 device.quantize_activation(x, spec.formula, spec.activation_format, own, ahead, stream)?;
                 Ok(own)
             }

@@ -26,6 +26,9 @@ pub struct Tile {
     /// Nanoseconds that a block of K takes on a full chip, and a tile beside them: measured, for the model of the choice.
     pub block_time: u32,
     pub tile_time: u32,
+    /// N and K, compiled in; 0: what the call says. For shapes where that was measured to be faster.
+    pub n: u32,
+    pub k: u32,
 }
 
 /// Multiprocessors of an H100 or H200 SXM: the kernel strides over its tiles by this number, which is compiled in.
@@ -56,6 +59,15 @@ impl Tile {
         Tile { block_time, tile_time, ..self }
     }
 
+    const fn shaped(self, n: u32, k: u32) -> Tile {
+        Tile { n, k, ..self }
+    }
+
+    /// Whether the tile runs a weight of this shape.
+    pub const fn fits(&self, n: usize, k: usize) -> bool {
+        (self.n == 0 || self.n as usize == n) && (self.k == 0 || self.k as usize == k)
+    }
+
     pub fn name(&self) -> String {
         let suffix = match self.cluster {
             Cluster::One => "",
@@ -63,7 +75,11 @@ impl Tile {
             Cluster::Weight => "w",
         };
         let shared = if self.per_processor > 1 { format!("p{}", self.per_processor) } else { String::new() };
-        format!("{}x{}{suffix}{shared}", self.rows, self.columns)
+        let [n, k] = [("n", self.n), ("k", self.k)].map(|(of, number)| match number {
+            0 => String::new(),
+            _ => format!("{of}{number}"),
+        });
+        format!("{}x{}{suffix}{shared}{n}{k}", self.rows, self.columns)
     }
 
     /// Threads of a block: 128 load; one or two groups of 128 multiply.
@@ -118,7 +134,7 @@ impl Tile {
 }
 
 const fn tile(rows: u32, columns: u32, cluster: Cluster, per_processor: u32) -> Tile {
-    Tile { rows, columns, cluster, per_processor, spill: 0, block_time: 0, tile_time: 0 }
+    Tile { rows, columns, cluster, per_processor, spill: 0, block_time: 0, tile_time: 0, n: 0, k: 0 }
 }
 
 const fn one(rows: u32, columns: u32) -> Tile {
@@ -139,7 +155,8 @@ const fn many(per_processor: u32, rows: u32, columns: u32) -> Tile {
 
 /// All of them: those that were the fastest, or within a hundredth of it, for some shape of the table of shapes on an H100
 /// 80GB, of 95 that were measured; and the times that fit these measurements best. 256 rows need a cluster: without one the
-/// kernel spills.
+/// kernel spills. N and K are compiled in for the one weight of the table whose K is so short that a tile's own arithmetic
+/// shows: 1 to 5% there.
 pub const TILES: &[Tile] = &[
     one(16, 32).takes(178, 500),
     one(16, 48).takes(188, 500),
@@ -173,4 +190,5 @@ pub const TILES: &[Tile] = &[
     activation(128, 192).takes(596, 1500),
     weight(256, 128).spills(36).takes(796, 1500),
     activation(256, 128).spills(36).takes(796, 1500),
+    weight(256, 128).shaped(32768, 512),
 ];

@@ -17,10 +17,12 @@ pub fn position(name: &str) -> Option<usize> {
     TILES.iter().position(|tile| tile.name() == name)
 }
 
-/// The tile that the model has as the fastest. One of more rows than there are reads what nobody needs.
+/// The tile that the model has as the fastest. One of more rows than there are reads what nobody needs. Those that are
+/// compiled for one weight are the table's alone.
 fn modeled(m: usize, n: usize, k: usize) -> usize {
     let rows = m.next_power_of_two().max(16);
-    let candidates = TILES.iter().enumerate().filter(|(_, tile)| tile.rows as usize <= rows);
+    let candidates =
+        TILES.iter().enumerate().filter(|(_, tile)| tile.rows as usize <= rows && tile.n == 0 && tile.k == 0);
     let best = candidates.min_by(|a, b| microseconds(a.1, m, n, k).total_cmp(&microseconds(b.1, m, n, k)));
     best.map_or(0, |(index, _)| index)
 }

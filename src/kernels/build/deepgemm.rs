@@ -70,6 +70,8 @@ fn options(tile: &Tile, include: &Path) -> Vec<String> {
         ("CLUSTER", tile.cluster_size()),
         ("SHARES_ACTIVATION", u32::from(tile.cluster == Cluster::Activation)),
         ("THREAD_BLOCKS", crate::tiles::PROCESSORS * tile.per_processor),
+        ("WEIGHT_ROWS", tile.n),
+        ("WEIGHT_COLUMNS", tile.k),
     ];
     let options = OPTIONS.iter().map(|&option| option.to_owned()).chain([include.display().to_string()]);
     options.chain(numbers.map(|(name, value)| format!("-D{name}={value}"))).collect()

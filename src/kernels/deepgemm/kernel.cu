@@ -64,8 +64,9 @@ __device__ __forceinline__ void wait_and_release() {
 // An address is taken, so the compiler makes the kernel.
 static void instantiate() {
   using namespace deep_gemm;
-  constexpr uint32_t kRunTime = 0, kOneGroup = 1, kSwizzle = 128, kLoadThreads = 128;
-  auto kernel = &sm90_fp8_gemm_1d2d_impl<cute::UMMA::Major::K, kRunTime, kRunTime, kRunTime, kOneGroup, BLOCK_ROWS,
+  constexpr uint32_t kRunTime = 0, kShapeN = WEIGHT_ROWS, kShapeK = WEIGHT_COLUMNS;
+  constexpr uint32_t kOneGroup = 1, kSwizzle = 128, kLoadThreads = 128;
+  auto kernel = &sm90_fp8_gemm_1d2d_impl<cute::UMMA::Major::K, kRunTime, kShapeN, kShapeK, kOneGroup, BLOCK_ROWS,
                                          BLOCK_COLUMNS, 128, kSwizzle, kSwizzle, OUTPUT_SWIZZLE, STAGES, kLoadThreads,
                                          MATH_THREADS, CLUSTER, bool(SHARES_ACTIVATION), THREAD_BLOCKS, GemmType::Normal,
                                          cutlass::bfloat16_t>;
