@@ -24,6 +24,7 @@ pub mod kernels;
 pub mod linear;
 pub mod log;
 pub mod plan;
+pub mod policy;
 pub mod quantize;
 pub mod recipe;
 pub mod reference;
