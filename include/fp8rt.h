@@ -224,6 +224,71 @@ typedef uint32_t fp8rt_backend;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// Whose settings a policy is made of.
+enum fp8rt_policy_kind
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // Told from the keys of the settings.
+  FP8RT_POLICY_KIND_AUTO = 0,
+  // A `vllm_cfg` of NeMo-RL, or an object that holds one.
+  FP8RT_POLICY_KIND_NEMO_RL = 1,
+  // A `quantization_config` of Hugging Face, or a config.json that holds one.
+  FP8RT_POLICY_KIND_HUGGING_FACE = 2,
+  // verl's `rollout.quantization`.
+  FP8RT_POLICY_KIND_VERL = 3,
+  // This library's own: `{"fp8rt": {...}}`.
+  FP8RT_POLICY_KIND_FP8RT = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum fp8rt_policy_kind fp8rt_policy_kind;
+#else
+typedef uint32_t fp8rt_policy_kind;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What a policy decides for a parameter or a module.
+enum fp8rt_policy_action
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // It stays in the type that the trainer has.
+  FP8RT_POLICY_ACTION_KEEP = 0,
+  // It becomes codes and scales.
+  FP8RT_POLICY_ACTION_FP8 = 1,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum fp8rt_policy_action fp8rt_policy_action;
+#else
+typedef uint32_t fp8rt_policy_action;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// How a weight [N, K] is cut over tensor-parallel ranks.
+enum fp8rt_split
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // Every rank holds the whole.
+  FP8RT_SPLIT_NONE = 0,
+  // Out features are cut (column-parallel: q, k, v, gate, up).
+  FP8RT_SPLIT_ROWS = 1,
+  // In features are cut (row-parallel: o, down).
+  FP8RT_SPLIT_COLUMNS = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum fp8rt_split fp8rt_split;
+#else
+typedef uint32_t fp8rt_split;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 // The device that calls run on, with the threads that it owns. Any number of threads may use one at once; creating and
 // destroying are exclusive. It may be destroyed before the plans that were made from it.
 typedef struct fp8rt_context fp8rt_context;
@@ -231,6 +296,9 @@ typedef struct fp8rt_context fp8rt_context;
 // A linear with its backend chosen. Holds no pointers of the caller. Any number of threads may run one at once, each with
 // its own workspace; creating and destroying are exclusive.
 typedef struct fp8rt_linear_plan fp8rt_linear_plan;
+
+// Settings, resolved. It does not change; any number of threads may ask it at once; creating and destroying are exclusive.
+typedef struct fp8rt_policy fp8rt_policy;
 
 // Weights at fixed addresses, quantized together by one launch for each source dtype. Any number of threads may run one at
 // once; creating and destroying are exclusive.
@@ -372,6 +440,127 @@ typedef struct fp8rt_linear_plan_info {
   // Largest M of any run.
   int64_t max_m;
 } fp8rt_linear_plan_info;
+
+// The texts that a policy is made of: JSON, zero-terminated UTF-8, read during the call only.
+typedef struct fp8rt_policy_desc {
+  // `sizeof(fp8rt_policy_desc)`.
+  uint32_t struct_size;
+  // 0.
+  uint32_t flags;
+  // An `fp8rt_policy_kind`.
+  uint32_t kind;
+  // 0.
+  uint32_t reserved;
+  // The settings. NULL: all defaults; for HUGGING_FACE those that `config` has.
+  const char *settings;
+  // The model's config.json; NULL: not known. Needed for a number of last layers to keep.
+  const char *config;
+  // The engine's packed_modules_mapping, `{"qkv_proj": ["q_proj", "k_proj", "v_proj"], ...}`. NULL: that and
+  // `{"gate_up_proj": ["gate_proj", "up_proj"]}`.
+  const char *packed_modules;
+  // From the engine's prefixes to the checkpoint's, `{"language_model.model.": "model."}`; NULL: they are the same.
+  const char *prefixes;
+} fp8rt_policy_desc;
+
+// What a policy says of the whole model. Set `struct_size` before the call.
+typedef struct fp8rt_policy_info {
+  // `sizeof(fp8rt_policy_info)`.
+  uint32_t struct_size;
+  // 0: nothing is quantized, whatever its name.
+  uint32_t quantizes;
+  // Bits of `fp8rt_backend` for `fp8rt_linear_desc.backends`; 0: all. Without DEEPGEMM if use_deep_gemm is false.
+  uint32_t backends;
+  // Number of warnings that the settings gave: see fp8rt_policy_warning.
+  uint32_t num_warnings;
+  // First layers that are kept.
+  uint32_t first_layers;
+  // Last layers that are kept.
+  uint32_t last_layers;
+  // Layers of the decoder; -1 if `config` did not say.
+  int64_t num_hidden_layers;
+} fp8rt_policy_info;
+
+// A decision. Set `struct_size` before the call.
+typedef struct fp8rt_policy_decision {
+  // `sizeof(fp8rt_policy_decision)`.
+  uint32_t struct_size;
+  // An `fp8rt_policy_action`. The rest is 0 for KEEP.
+  uint32_t action;
+  // An `fp8rt_recipe`, never DEFAULT.
+  uint32_t weight_recipe;
+  // An `fp8rt_scale_format`.
+  uint32_t weight_scale_format;
+  // An `fp8rt_recipe`, never DEFAULT.
+  uint32_t activation_recipe;
+  // An `fp8rt_scale_format`.
+  uint32_t activation_scale_format;
+} fp8rt_policy_decision;
+
+// A fingerprint: 128 bits. Two are equal if both words are; the sum of two is that of the 128-bit numbers, without what
+// goes beyond 2^128.
+typedef struct fp8rt_fingerprint {
+  // Bits 0 to 63.
+  uint64_t low;
+  // Bits 64 to 127.
+  uint64_t high;
+} fp8rt_fingerprint;
+
+// A weight, and how it is cut. Rank r of `ranks` is asked about.
+typedef struct fp8rt_shard_desc {
+  // `sizeof(fp8rt_shard_desc)`.
+  uint32_t struct_size;
+  // 0.
+  uint32_t flags;
+  // An `fp8rt_split`.
+  uint32_t split;
+  // Tensor-parallel size, at least 1.
+  uint32_t ranks;
+  // Below `ranks`.
+  uint32_t rank;
+  // Number of entries of `part_rows`, at least 1.
+  uint32_t num_parts;
+  // Rows of each part of the whole weight, in order.
+  const int64_t *part_rows;
+  // NULL, or for each part its number of heads: a head is never cut, and a part with fewer heads than ranks (keys and
+  // values) is held by several ranks, next to each other. 0: its rows are cut anywhere.
+  const int64_t *part_heads;
+  // Columns of the whole weight.
+  int64_t k;
+} fp8rt_shard_desc;
+
+// What a rank holds of a weight. Set `struct_size` before the call.
+typedef struct fp8rt_shard_info {
+  // `sizeof(fp8rt_shard_info)`.
+  uint32_t struct_size;
+  // 1 if every cut lies on blocks of its part: then the rank's codes and scales are slices of the whole's.
+  uint32_t on_blocks;
+  // Rows that the rank holds of all parts.
+  int64_t rows;
+  // First column that it holds.
+  int64_t first_column;
+  // Columns that it holds.
+  int64_t columns;
+  // Rows of its scales in FP32 and POW2: the sum over parts of ceil(rows / 128).
+  int64_t scale_rows;
+  // Columns of its scales in FP32 and POW2: ceil(columns / 128).
+  int64_t scale_columns;
+} fp8rt_shard_info;
+
+// What a rank holds of a part.
+typedef struct fp8rt_shard_part {
+  // First row, counted in the part of the whole weight.
+  int64_t first_row;
+  // Rows: the entry of part_rows for the rank's weight.
+  int64_t rows;
+  // First row, counted in the rank's weight.
+  int64_t local_first_row;
+  // First row of the rank's scales.
+  int64_t first_scale_row;
+  // Ranks that hold the same rows.
+  uint32_t replicas;
+  // 1 if its rows and columns begin and end on blocks of the whole part, or at its ends.
+  uint32_t on_blocks;
+} fp8rt_shard_part;
 
 #ifdef __cplusplus
 extern "C" {
@@ -681,6 +870,83 @@ fp8rt_status fp8rt_linear_prequantized(struct fp8rt_linear_plan *plan,
                                        void *workspace,
                                        uint64_t workspace_bytes,
                                        void *stream);
+
+// Reads settings. Warnings go to the log too, at FP8RT_LOG_WARNING.
+//
+// NeMo-RL's keys for other things are ignored, but not one within two edits of a key that is read. In this library's own
+// object an unknown key is an error. The key "fp8rt" beside other settings is merged with them.
+// Errors: INVALID_ARGUMENT with the key and its value; UNSUPPORTED for a quantization that this library does not have
+// (is_mx, weight_block_size other than [128, 128], an activation_scheme other than dynamic); NULL_POINTER, STRUCT_SIZE.
+fp8rt_status fp8rt_policy_create(const struct fp8rt_policy_desc *desc,
+                                 struct fp8rt_policy **policy);
+
+// Destroys a policy. NULL is nothing. No call may be using it.
+fp8rt_status fp8rt_policy_destroy(struct fp8rt_policy *policy);
+
+// What the policy says of the whole model. Set info->struct_size first.
+fp8rt_status fp8rt_policy_query(const struct fp8rt_policy *policy, struct fp8rt_policy_info *info);
+
+// Writes warning `index` (below num_warnings) to `text`, zero-terminated and cut to `capacity` bytes. `length` (may be
+// NULL) receives the whole length without the zero. `text` may be NULL if `capacity` is 0.
+fp8rt_status fp8rt_policy_warning(const struct fp8rt_policy *policy,
+                                  uint32_t index,
+                                  char *text,
+                                  uint64_t capacity,
+                                  uint64_t *length);
+
+// Decides for a parameter of the checkpoint, "model.layers.0.self_attn.q_proj.weight", of `rank` extents in `shape`, or of
+// unknown shape if `rank` is 0. Set decision->struct_size first. The reason goes to `text` as fp8rt_policy_warning writes.
+//
+// Parameters that an engine runs as one (q, k and v; gate and up; all experts of a layer) get one decision.
+// Errors: INVALID_ARGUMENT if the settings treat members of such a group differently, with the group and two members.
+fp8rt_status fp8rt_policy_decide(const struct fp8rt_policy *policy,
+                                 const char *name,
+                                 uint32_t rank,
+                                 const int64_t *shape,
+                                 struct fp8rt_policy_decision *decision,
+                                 char *text,
+                                 uint64_t capacity,
+                                 uint64_t *length);
+
+// As fp8rt_policy_decide, for a module of an engine, "model.layers.0.self_attn.qkv_proj" or "model.layers.0.mlp.experts":
+// its prefix is translated, and a fused module gets the decision of its members.
+fp8rt_status fp8rt_policy_decide_module(const struct fp8rt_policy *policy,
+                                        const char *prefix,
+                                        struct fp8rt_policy_decision *decision,
+                                        char *text,
+                                        uint64_t capacity,
+                                        uint64_t *length);
+
+// Writes the canonical text as fp8rt_policy_warning writes: JSON with sorted keys, of what decisions depend on and nothing
+// else. Equal for equal settings, whoever's they were, in any order of keys, on any machine.
+fp8rt_status fp8rt_policy_text(const struct fp8rt_policy *policy,
+                               char *text,
+                               uint64_t capacity,
+                               uint64_t *length);
+
+// The first 128 bits of the SHA-256 of the canonical text: bytes 0 to 7 of the hash are `low`, bytes 8 to 15 `high`,
+// each little-endian.
+fp8rt_status fp8rt_policy_fingerprint(const struct fp8rt_policy *policy, struct fp8rt_fingerprint *fingerprint);
+
+// Compares with the canonical text of another policy, from another rank: `count` receives how many settings differ, and
+// `text`, as fp8rt_policy_warning writes, a line for each with its name and both values ("here" is this policy).
+fp8rt_status fp8rt_policy_difference(const struct fp8rt_policy *policy,
+                                     const char *other,
+                                     uint32_t *count,
+                                     char *text,
+                                     uint64_t capacity,
+                                     uint64_t *length);
+
+// Says what rank desc->rank holds of a weight. `parts` (may be NULL) receives desc->num_parts entries; `part_rows` (may be
+// NULL) the rows of each, as fp8rt_quantize_desc.part_rows of the rank's weight. Set info->struct_size first.
+//
+// The rank's weight is quantized from its own rows and columns, with its own edge blocks. Only where on_blocks is 1 are its
+// codes and scales slices of the whole weight's.
+// Errors: SHAPE if rows, heads or columns cannot be cut evenly, with both numbers; INVALID_ARGUMENT, NULL_POINTER.
+fp8rt_status fp8rt_shard_layout(const struct fp8rt_shard_desc *desc,
+                                struct fp8rt_shard_info *info,
+                                struct fp8rt_shard_part *parts,
+                                int64_t *part_rows);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -29,5 +29,6 @@ pub mod quantize;
 pub mod recipe;
 pub mod reference;
 pub mod refit;
+pub mod shard;
 pub mod table;
 pub mod tensor;

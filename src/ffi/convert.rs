@@ -1,6 +1,6 @@
 //! From what a caller passes to what the library works with. Nothing is trusted; nothing is written.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
@@ -27,6 +27,16 @@ unsafe impl Descriptor for fp8rt_quantize_desc {}
 unsafe impl Descriptor for fp8rt_linear_desc {}
 // SAFETY: as above.
 unsafe impl Descriptor for fp8rt_linear_plan_info {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_policy_desc {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_policy_decision {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_policy_info {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_shard_desc {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_shard_info {}
 
 /// No descriptor will ever be longer, so a larger number is garbage.
 const LONGEST_DESCRIPTOR: usize = 4096;
@@ -218,6 +228,74 @@ pub unsafe fn part_rows<'a>(pointer: *const i64, count: u32) -> Result<&'a [i64]
     expect_aligned(pointer, "part_rows")?;
     // SAFETY: aligned and not NULL; the rest is the caller's promise.
     Ok(unsafe { std::slice::from_raw_parts(pointer, count as usize) })
+}
+
+/// An array of the caller.
+///
+/// # Safety
+/// `count` readable values, if not NULL.
+pub unsafe fn array<'a, T>(pointer: *const T, count: u32, name: &str, count_name: &str) -> Result<&'a [T]> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    ensure!(!pointer.is_null(), NullPointer, "{name} is NULL, {count_name} is {count}");
+    expect_aligned(pointer, name)?;
+    // SAFETY: aligned and not NULL; the rest is the caller's promise.
+    Ok(unsafe { std::slice::from_raw_parts(pointer, count as usize) })
+}
+
+/// A name.
+///
+/// # Safety
+/// NULL or zero-terminated.
+pub unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
+    ensure!(!pointer.is_null(), NullPointer, "{name} is NULL");
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { CStr::from_ptr(pointer) };
+    match bytes.to_str() {
+        Ok("") => fail!(InvalidArgument, "{name} is empty"),
+        Ok(text) => Ok(text),
+        Err(error) => fail!(InvalidArgument, "{name} is no UTF-8 at byte {}", error.valid_up_to()),
+    }
+}
+
+/// As [`text`], where NULL means none.
+///
+/// # Safety
+/// As [`text`].
+pub unsafe fn optional_text<'a>(pointer: *const c_char, name: &str) -> Result<Option<&'a str>> {
+    // SAFETY: the caller's promise.
+    if pointer.is_null() { Ok(None) } else { unsafe { text(pointer, name) }.map(Some) }
+}
+
+/// Whether [`write_text`] would fail: asked before another output is written.
+pub fn expect_text(text: *const c_char, capacity: u64, length: *const u64) -> Result<()> {
+    ensure!(capacity == 0 || !text.is_null(), NullPointer, "text is NULL, capacity is {capacity}");
+    expect_aligned(length, "length")
+}
+
+/// Writes text for the caller: zero-terminated, cut to `capacity` bytes. `length`, if not NULL, gets all of its length.
+///
+/// # Safety
+/// `capacity` writable bytes, and a writable or NULL `length`.
+pub unsafe fn write_text(line: &str, text: *mut c_char, capacity: u64, length: *mut u64) -> Result<()> {
+    ensure!(capacity == 0 || !text.is_null(), NullPointer, "text is NULL, capacity is {capacity}");
+    // SAFETY: the caller's promise.
+    unsafe {
+        let length = (!length.is_null()).then(|| required_mut(length, "length")).transpose()?;
+        if capacity > 0 {
+            let mut room = line.len().min((capacity - 1) as usize);
+            while !line.is_char_boundary(room) {
+                room -= 1;
+            }
+            std::ptr::copy_nonoverlapping(line.as_ptr(), text.cast::<u8>(), room);
+            text.add(room).write(0);
+        }
+        if let Some(length) = length {
+            *length = line.len() as u64;
+        }
+    }
+    Ok(())
 }
 
 /// Where [`tensor`] puts what it made: a result of this size, moved twice, would cost as much as the checks.

@@ -12,17 +12,21 @@ mod guard;
 #[cfg(all(test, not(miri)))]
 mod header;
 mod linear;
+mod policy;
 mod quantize;
 mod refit;
 mod scales;
+mod shard;
 mod types;
 mod version;
 
 pub use context::*;
 pub use fused::*;
 pub use linear::*;
+pub use policy::*;
 pub use quantize::*;
 pub use refit::*;
 pub use scales::*;
+pub use shard::*;
 pub use types::*;
 pub use version::*;

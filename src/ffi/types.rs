@@ -120,6 +120,44 @@ pub enum fp8rt_backend {
     CPU = 32,
 }
 
+/// Whose settings a policy is made of.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_policy_kind {
+    /// Told from the keys of the settings.
+    AUTO = 0,
+    /// A `vllm_cfg` of NeMo-RL, or an object that holds one.
+    NEMO_RL = 1,
+    /// A `quantization_config` of Hugging Face, or a config.json that holds one.
+    HUGGING_FACE = 2,
+    /// verl's `rollout.quantization`.
+    VERL = 3,
+    /// This library's own: `{"fp8rt": {...}}`.
+    FP8RT = 4,
+}
+
+/// What a policy decides for a parameter or a module.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_policy_action {
+    /// It stays in the type that the trainer has.
+    KEEP = 0,
+    /// It becomes codes and scales.
+    FP8 = 1,
+}
+
+/// How a weight [N, K] is cut over tensor-parallel ranks.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_split {
+    /// Every rank holds the whole.
+    NONE = 0,
+    /// Out features are cut (column-parallel: q, k, v, gate, up).
+    ROWS = 1,
+    /// In features are cut (row-parallel: o, down).
+    COLUMNS = 2,
+}
+
 /// `fp8rt_quantize_desc.flags`: `floor` is set. Without it the recipe's own floor holds.
 pub const FP8RT_QUANTIZE_FLOOR: u32 = 1;
 
@@ -282,6 +320,141 @@ pub struct fp8rt_linear_plan_info {
     pub workspace_bytes: u64,
     /// Largest M of any run.
     pub max_m: i64,
+}
+
+/// The texts that a policy is made of: JSON, zero-terminated UTF-8, read during the call only.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_policy_desc {
+    /// `sizeof(fp8rt_policy_desc)`.
+    pub struct_size: u32,
+    /// 0.
+    pub flags: u32,
+    /// An `fp8rt_policy_kind`.
+    pub kind: u32,
+    /// 0.
+    pub reserved: u32,
+    /// The settings. NULL: all defaults; for HUGGING_FACE those that `config` has.
+    pub settings: *const c_char,
+    /// The model's config.json; NULL: not known. Needed for a number of last layers to keep.
+    pub config: *const c_char,
+    /// The engine's packed_modules_mapping, `{"qkv_proj": ["q_proj", "k_proj", "v_proj"], ...}`. NULL: that and
+    /// `{"gate_up_proj": ["gate_proj", "up_proj"]}`.
+    pub packed_modules: *const c_char,
+    /// From the engine's prefixes to the checkpoint's, `{"language_model.model.": "model."}`; NULL: they are the same.
+    pub prefixes: *const c_char,
+}
+
+/// A decision. Set `struct_size` before the call.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_policy_decision {
+    /// `sizeof(fp8rt_policy_decision)`.
+    pub struct_size: u32,
+    /// An `fp8rt_policy_action`. The rest is 0 for KEEP.
+    pub action: u32,
+    /// An `fp8rt_recipe`, never DEFAULT.
+    pub weight_recipe: u32,
+    /// An `fp8rt_scale_format`.
+    pub weight_scale_format: u32,
+    /// An `fp8rt_recipe`, never DEFAULT.
+    pub activation_recipe: u32,
+    /// An `fp8rt_scale_format`.
+    pub activation_scale_format: u32,
+}
+
+/// What a policy says of the whole model. Set `struct_size` before the call.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_policy_info {
+    /// `sizeof(fp8rt_policy_info)`.
+    pub struct_size: u32,
+    /// 0: nothing is quantized, whatever its name.
+    pub quantizes: u32,
+    /// Bits of `fp8rt_backend` for `fp8rt_linear_desc.backends`; 0: all. Without DEEPGEMM if use_deep_gemm is false.
+    pub backends: u32,
+    /// Number of warnings that the settings gave: see fp8rt_policy_warning.
+    pub num_warnings: u32,
+    /// First layers that are kept.
+    pub first_layers: u32,
+    /// Last layers that are kept.
+    pub last_layers: u32,
+    /// Layers of the decoder; -1 if `config` did not say.
+    pub num_hidden_layers: i64,
+}
+
+/// A fingerprint: 128 bits. Two are equal if both words are; the sum of two is that of the 128-bit numbers, without what
+/// goes beyond 2^128.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct fp8rt_fingerprint {
+    /// Bits 0 to 63.
+    pub low: u64,
+    /// Bits 64 to 127.
+    pub high: u64,
+}
+
+/// A weight, and how it is cut. Rank r of `ranks` is asked about.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_shard_desc {
+    /// `sizeof(fp8rt_shard_desc)`.
+    pub struct_size: u32,
+    /// 0.
+    pub flags: u32,
+    /// An `fp8rt_split`.
+    pub split: u32,
+    /// Tensor-parallel size, at least 1.
+    pub ranks: u32,
+    /// Below `ranks`.
+    pub rank: u32,
+    /// Number of entries of `part_rows`, at least 1.
+    pub num_parts: u32,
+    /// Rows of each part of the whole weight, in order.
+    pub part_rows: *const i64,
+    /// NULL, or for each part its number of heads: a head is never cut, and a part with fewer heads than ranks (keys and
+    /// values) is held by several ranks, next to each other. 0: its rows are cut anywhere.
+    pub part_heads: *const i64,
+    /// Columns of the whole weight.
+    pub k: i64,
+}
+
+/// What a rank holds of a weight. Set `struct_size` before the call.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_shard_info {
+    /// `sizeof(fp8rt_shard_info)`.
+    pub struct_size: u32,
+    /// 1 if every cut lies on blocks of its part: then the rank's codes and scales are slices of the whole's.
+    pub on_blocks: u32,
+    /// Rows that the rank holds of all parts.
+    pub rows: i64,
+    /// First column that it holds.
+    pub first_column: i64,
+    /// Columns that it holds.
+    pub columns: i64,
+    /// Rows of its scales in FP32 and POW2: the sum over parts of ceil(rows / 128).
+    pub scale_rows: i64,
+    /// Columns of its scales in FP32 and POW2: ceil(columns / 128).
+    pub scale_columns: i64,
+}
+
+/// What a rank holds of a part.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct fp8rt_shard_part {
+    /// First row, counted in the part of the whole weight.
+    pub first_row: i64,
+    /// Rows: the entry of part_rows for the rank's weight.
+    pub rows: i64,
+    /// First row, counted in the rank's weight.
+    pub local_first_row: i64,
+    /// First row of the rank's scales.
+    pub first_scale_row: i64,
+    /// Ranks that hold the same rows.
+    pub replicas: u32,
+    /// 1 if its rows and columns begin and end on blocks of the whole part, or at its ends.
+    pub on_blocks: u32,
 }
 
 /// Receives one line, without a newline, valid during the call only. Called on any thread; must not call back.

@@ -62,6 +62,11 @@ impl Policy {
         &self.settings.warnings
     }
 
+    /// Whether anything is quantized.
+    pub fn quantizes(&self) -> bool {
+        self.settings.off.is_none()
+    }
+
     /// Whether DeepGEMM may run linears.
     pub fn allows_deep_gemm(&self) -> bool {
         self.settings.use_deep_gemm.unwrap_or(true)
