@@ -74,7 +74,7 @@ impl Policy {
         }
         match self.fact(&name, shape) {
             Some(reason) => Ok(Decision::keep(reason)),
-            None => self.decide_linear(&name),
+            None => self.decide_linear(&name, true),
         }
     }
 
@@ -87,7 +87,7 @@ impl Policy {
         let name = Name::of_module(mapped.as_deref().unwrap_or(prefix));
         match self.fact(&name, None) {
             Some(reason) => Ok(Decision::keep(reason)),
-            None => self.decide_linear(&name),
+            None => self.decide_linear(&name, false),
         }
     }
 
@@ -127,7 +127,7 @@ impl Policy {
         }
     }
 
-    fn decide_linear(&self, name: &Name) -> Result<Decision> {
+    fn decide_linear(&self, name: &Name, is_parameter: bool) -> Result<Decision> {
         if self.settings.off.is_some() {
             return Ok(Decision::keep(Reason::Off));
         }
@@ -135,6 +135,8 @@ impl Policy {
             return self.decide_experts(name);
         }
         match self.packed.group_of(name.last) {
+            // One tensor in the checkpoint already.
+            Some((fused, _)) if is_parameter && fused == name.last => Ok(self.settle(name)),
             Some((fused, members)) if !self.treats_alike(members) => self.decide_fused(name, fused, members),
             _ => Ok(self.settle(name)),
         }
@@ -148,7 +150,7 @@ impl Policy {
     /// All members as one, or an error. A list may name the fused module itself.
     fn decide_fused(&self, name: &Name, fused: &str, members: &[String]) -> Result<Decision> {
         let whole = name.sibling(fused);
-        if let Some(decision) = self.selected(&whole) {
+        if let Some(decision) = self.listed(&whole) {
             return Ok(decision);
         }
         let decisions: Vec<Decision> =
@@ -212,18 +214,19 @@ impl Policy {
         Some(Decision { forms, reason: Reason::Rule(index) })
     }
 
-    /// What rules, lists and keywords say about one module.
+    /// What rules and the list say about one module.
+    fn listed(&self, module: &str) -> Option<Decision> {
+        let ignored = || self.rules.ignores(module).then(|| Decision::keep(Reason::Ignored));
+        self.ruled(module).or_else(ignored)
+    }
+
+    /// As [`Policy::listed`], and what keywords say. They are about names in checkpoints, not those of fused modules.
     fn selected(&self, module: &str) -> Option<Decision> {
         if self.rules.is_empty() {
             return None;
         }
-        if let Some(decision) = self.ruled(module) {
-            return Some(decision);
-        }
-        if self.rules.ignores(module) {
-            return Some(Decision::keep(Reason::Ignored));
-        }
-        self.rules.keyword(module).map(|index| Decision::keep(Reason::Keyword(index)))
+        let keyword = || self.rules.keyword(module).map(|index| Decision::keep(Reason::Keyword(index)));
+        self.listed(module).or_else(keyword)
     }
 
     /// One module by itself.

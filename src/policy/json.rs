@@ -95,13 +95,14 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Fails for a key that is none of `known`, and names the nearest.
+    /// Fails for a key that is none of `known`.
     pub fn expect_known(&self, known: &[&str]) -> Result<()> {
-        for key in self.map.keys().filter(|key| !known.contains(&key.as_str())) {
-            let nearest = known.iter().min_by_key(|other| strsim::levenshtein(key, other)).unwrap_or(&"");
-            fail!(InvalidArgument, "{}: {key} is not a known key; the nearest is {nearest}", self.name);
+        match self.map.keys().find(|key| !known.contains(&key.as_str())) {
+            None => Ok(()),
+            Some(key) => {
+                fail!(InvalidArgument, "{}: {key} is not a known key, known are {}", self.name, known.join(", "))
+            }
         }
-        Ok(())
     }
 
     /// Fails for a key that is none of `known` but within two edits of one: a typing error, which would be ignored.
