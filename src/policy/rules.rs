@@ -76,6 +76,8 @@ pub struct Rules {
     /// The first rule of each name and prefix.
     names: HashMap<String, usize>,
     prefixes: HashMap<String, usize>,
+    /// Where a prefix can end.
+    prefix_lengths: Vec<usize>,
     patterns: RegexSet,
     /// The rule of each pattern, ascending.
     pattern_rules: Vec<usize>,
@@ -103,9 +105,13 @@ impl Rules {
         let Ok(patterns) = RegexSetBuilder::new(&patterns).unicode(false).build() else {
             fail!(InvalidArgument, "settings: the {} patterns of the rules are too large together", patterns.len());
         };
+        let mut prefix_lengths: Vec<usize> = prefixes.keys().map(String::len).collect();
+        prefix_lengths.sort_unstable();
+        prefix_lengths.dedup();
         Ok(Rules {
             effects: settings.rules.iter().map(|rule| rule.effect).collect(),
             names,
+            prefix_lengths,
             prefixes,
             patterns,
             pattern_rules,
@@ -127,20 +133,25 @@ impl Rules {
 
     /// The first rule about a module.
     pub fn rule(&self, module: &str) -> Option<(usize, Effect)> {
-        let name = self.names.get(module).copied();
+        let name = if self.names.is_empty() { None } else { self.names.get(module).copied() };
         let prefix = if self.prefixes.is_empty() { None } else { self.prefix_rule(module) };
-        let pattern = if self.pattern_rules.is_empty() {
-            None
-        } else {
-            self.patterns.matches(module.as_bytes()).iter().next().map(|index| self.pattern_rules[index])
-        };
+        let pattern = if self.pattern_rules.is_empty() { None } else { self.pattern_rule(module) };
         let first = [name, prefix, pattern].into_iter().flatten().min()?;
         Some((first, self.effects[first]))
     }
 
     fn prefix_rule(&self, module: &str) -> Option<usize> {
-        let dots = module.bytes().enumerate().filter(|&(_, byte)| byte == b'.').map(|(at, _)| at);
-        dots.chain([module.len()]).filter_map(|end| self.prefixes.get(&module[..end]).copied()).min()
+        let ends_part = |end: usize| end == module.len() || module.as_bytes().get(end) == Some(&b'.');
+        let ends = self.prefix_lengths.iter().filter(|&&end| ends_part(end));
+        ends.filter_map(|&end| self.prefixes.get(&module[..end]).copied()).min()
+    }
+
+    fn pattern_rule(&self, module: &str) -> Option<usize> {
+        // Most names match nothing, and that is quicker to learn than which patterns match.
+        if !self.patterns.is_match(module.as_bytes()) {
+            return None;
+        }
+        self.patterns.matches(module.as_bytes()).iter().next().map(|index| self.pattern_rules[index])
     }
 
     pub fn ignores(&self, module: &str) -> bool {
