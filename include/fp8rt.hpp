@@ -113,6 +113,32 @@ inline fp8rt_linear_desc linear_desc() {
   return desc;
 }
 
+// Kind AUTO, no texts: the defaults.
+inline fp8rt_policy_desc policy_desc() {
+  fp8rt_policy_desc desc{};
+  desc.struct_size = sizeof desc;
+  return desc;
+}
+
+// One rank, no split. The parts and K are yours to set.
+inline fp8rt_shard_desc shard_desc() {
+  fp8rt_shard_desc desc{};
+  desc.struct_size = sizeof desc;
+  desc.ranks = 1;
+  return desc;
+}
+
+// What `call(text, capacity, length)` writes, whole.
+template <class Call>
+std::string text_of(const Call &call) {
+  std::uint64_t length = 0;
+  check(call(nullptr, std::uint64_t{0}, &length));
+  std::string text(static_cast<std::size_t>(length) + 1, '\0');
+  check(call(&text[0], std::uint64_t{text.size()}, nullptr));
+  text.resize(static_cast<std::size_t>(length));
+  return text;
+}
+
 // Owns a context. Share it by reference between threads; a moved-from one holds nothing.
 class Context {
  public:
@@ -162,12 +188,9 @@ class LinearPlan {
 
   // One line for a person: the shape, the backend, and why those before it refused.
   std::string describe() const {
-    std::uint64_t length = 0;
-    check(fp8rt_linear_plan_describe(get(), nullptr, 0, &length));
-    std::string text(static_cast<std::size_t>(length) + 1, '\0');
-    check(fp8rt_linear_plan_describe(get(), &text[0], text.size(), nullptr));
-    text.resize(static_cast<std::size_t>(length));
-    return text;
+    return text_of([this](char *text, std::uint64_t capacity, std::uint64_t *length) {
+      return fp8rt_linear_plan_describe(get(), text, capacity, length);
+    });
   }
 
  private:
@@ -176,6 +199,91 @@ class LinearPlan {
   };
 
   std::unique_ptr<fp8rt_linear_plan, Destroy> handle_;
+};
+
+// Owns a policy. Any number of threads may ask it.
+class Policy {
+ public:
+  // A decision and why.
+  struct Decision {
+    bool fp8;
+    fp8rt_policy_decision values;
+    std::string reason;
+  };
+
+  explicit Policy(const fp8rt_policy_desc &desc) {
+    fp8rt_policy *handle = nullptr;
+    check(fp8rt_policy_create(&desc, &handle));
+    handle_.reset(handle);
+  }
+
+  fp8rt_policy *get() const noexcept { return handle_.get(); }
+
+  fp8rt_policy_info query() const {
+    fp8rt_policy_info info{};
+    info.struct_size = sizeof info;
+    check(fp8rt_policy_query(get(), &info));
+    return info;
+  }
+
+  std::string warning(std::uint32_t index) const {
+    return text_of([&](char *text, std::uint64_t capacity, std::uint64_t *length) {
+      return fp8rt_policy_warning(get(), index, text, capacity, length);
+    });
+  }
+
+  // For a parameter; without a shape by its name alone.
+  Decision decide(const std::string &name, std::initializer_list<std::int64_t> shape = {}) const {
+    return decision([&](fp8rt_policy_decision *values, char *text, std::uint64_t capacity, std::uint64_t *length) {
+      return fp8rt_policy_decide(get(), name.c_str(), static_cast<std::uint32_t>(shape.size()), shape.begin(), values,
+                                 text, capacity, length);
+    });
+  }
+
+  // For a module of an engine.
+  Decision decide_module(const std::string &prefix) const {
+    return decision([&](fp8rt_policy_decision *values, char *text, std::uint64_t capacity, std::uint64_t *length) {
+      return fp8rt_policy_decide_module(get(), prefix.c_str(), values, text, capacity, length);
+    });
+  }
+
+  // The canonical text.
+  std::string text() const {
+    return text_of([this](char *text, std::uint64_t capacity, std::uint64_t *length) {
+      return fp8rt_policy_text(get(), text, capacity, length);
+    });
+  }
+
+  fp8rt_fingerprint fingerprint() const {
+    fp8rt_fingerprint fingerprint{};
+    check(fp8rt_policy_fingerprint(get(), &fingerprint));
+    return fingerprint;
+  }
+
+  // A line for each setting that another policy's canonical text has otherwise; empty if none.
+  std::string difference(const std::string &other) const {
+    return text_of([&](char *text, std::uint64_t capacity, std::uint64_t *length) {
+      std::uint32_t count = 0;
+      return fp8rt_policy_difference(get(), other.c_str(), &count, text, capacity, length);
+    });
+  }
+
+ private:
+  struct Destroy {
+    void operator()(fp8rt_policy *handle) const noexcept { fp8rt_policy_destroy(handle); }
+  };
+
+  template <class Call>
+  static Decision decision(const Call &call) {
+    fp8rt_policy_decision values{};
+    values.struct_size = sizeof values;
+    const std::string reason = text_of([&](char *text, std::uint64_t capacity, std::uint64_t *length) {
+      return call(&values, text, capacity, length);
+    });
+    return {values.action == FP8RT_POLICY_ACTION_FP8, values, reason};
+  }
+
+  std::unique_ptr<fp8rt_policy, Destroy> handle_;
 };
 
 }  // namespace fp8rt

@@ -15,6 +15,8 @@ void call_dequantize(Arguments &arguments, fp8rt_context *context);
 void call_weights(Arguments &arguments, fp8rt_context *context);
 void call_producers(Arguments &arguments, fp8rt_context *context);
 void call_linear(Arguments &arguments, fp8rt_context *context);
+void call_policy(Arguments &arguments, fp8rt_context *context);
+void call_shard(Arguments &arguments, fp8rt_context *context);
 
 // Aborts if a status is none that a sound library can return here.
 void check_status(fp8rt_status status);

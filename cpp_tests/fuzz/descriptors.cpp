@@ -14,6 +14,7 @@ const Call kCalls[] = {
     fuzz::call_version,  fuzz::call_context,  fuzz::call_scales_layout,        fuzz::call_compute_scales,
     fuzz::call_quantize, fuzz::call_quantize, fuzz::call_quantize_with_scales, fuzz::call_dequantize,
     fuzz::call_weights,  fuzz::call_producers, fuzz::call_linear, fuzz::call_linear, fuzz::call_linear,
+    fuzz::call_policy,   fuzz::call_policy,   fuzz::call_shard,
 };
 
 fp8rt_context *make_context() {

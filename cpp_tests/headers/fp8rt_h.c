@@ -6,6 +6,12 @@
 _Static_assert(sizeof(fp8rt_context_desc) == 16, "fp8rt_context_desc changed");
 _Static_assert(sizeof(fp8rt_quantize_desc) == 32, "fp8rt_quantize_desc changed");
 _Static_assert(sizeof(fp8rt_tensor) == 80, "fp8rt_tensor changed");
+_Static_assert(sizeof(fp8rt_policy_desc) == 48, "fp8rt_policy_desc changed");
+_Static_assert(sizeof(fp8rt_policy_decision) == 24, "fp8rt_policy_decision changed");
+_Static_assert(sizeof(fp8rt_policy_info) == 32, "fp8rt_policy_info changed");
+_Static_assert(sizeof(fp8rt_shard_desc) == 48, "fp8rt_shard_desc changed");
+_Static_assert(sizeof(fp8rt_shard_info) == 48, "fp8rt_shard_info changed");
+_Static_assert(sizeof(fp8rt_shard_part) == 40, "fp8rt_shard_part changed");
 _Static_assert(sizeof(fp8rt_health) == 32, "fp8rt_health changed");
 
 int fp8rt_h_as_c(void);
