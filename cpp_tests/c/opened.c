@@ -29,5 +29,9 @@ struct functions find_functions(void) {
   find(library, "fp8rt_context_create", &functions.context_create);
   find(library, "fp8rt_context_destroy", &functions.context_destroy);
   find(library, "fp8rt_quantize_weight", &functions.quantize_weight);
+  find(library, "fp8rt_policy_create", &functions.policy_create);
+  find(library, "fp8rt_policy_destroy", &functions.policy_destroy);
+  find(library, "fp8rt_policy_decide", &functions.policy_decide);
+  find(library, "fp8rt_shard_layout", &functions.shard_layout);
   return functions;
 }

@@ -82,6 +82,34 @@ static void check_message(const struct functions *library, fp8rt_context *contex
   }
 }
 
+// Asks by name which parameters are FP8, and what the second of two ranks holds of one.
+static void check_policy(const struct functions *library) {
+  fp8rt_policy_desc desc = {0};
+  desc.struct_size = sizeof desc;
+  desc.settings = "{\"precision\": \"fp8\"}";
+  fp8rt_policy *policy = NULL;
+  REQUIRE(library->policy_create(&desc, &policy) == FP8RT_STATUS_OK);
+  fp8rt_policy_decision decision = {0};
+  decision.struct_size = sizeof decision;
+  char reason[64];
+  int64_t shape[] = {ROWS, COLUMNS};
+  REQUIRE(library->policy_decide(policy, "model.layers.0.mlp.up_proj.weight", 2, shape, &decision, reason,
+                                 sizeof reason, NULL) == FP8RT_STATUS_OK);
+  REQUIRE(decision.action == FP8RT_POLICY_ACTION_FP8 && decision.weight_recipe == FP8RT_RECIPE_NEMO_RL);
+  REQUIRE(library->policy_decide(policy, "lm_head.weight", 2, shape, &decision, reason, sizeof reason, NULL) ==
+          FP8RT_STATUS_OK);
+  REQUIRE(decision.action == FP8RT_POLICY_ACTION_KEEP && strcmp(reason, "the output head") == 0);
+  REQUIRE(library->policy_destroy(policy) == FP8RT_STATUS_OK);
+
+  int64_t rows[] = {ROWS}, local = 0;
+  fp8rt_shard_desc cut = {sizeof cut, 0, FP8RT_SPLIT_ROWS, 2, 1, 1, rows, NULL, COLUMNS};
+  fp8rt_shard_info info = {0};
+  fp8rt_shard_part part;
+  info.struct_size = sizeof info;
+  REQUIRE(library->shard_layout(&cut, &info, &part, &local) == FP8RT_STATUS_OK);
+  REQUIRE(info.on_blocks == 1 && info.scale_columns == 3 && part.first_row == ROWS / 2 && local == ROWS / 2);
+}
+
 // A child uses the context that its parent made, then one of its own.
 static void run_child(const struct functions *library, fp8rt_context *parents) {
   check_quantize(library, parents);
@@ -117,6 +145,7 @@ int main(int argc, char **argv) {
   struct functions library = find_functions();
   REQUIRE(library.abi_version() == FP8RT_ABI_VERSION);
   fill_weight();
+  check_policy(&library);
 
   fp8rt_context_desc desc = {sizeof desc, 0, -1, 2};
   fp8rt_context *context = NULL;

@@ -16,7 +16,8 @@ mod own;
 mod reason;
 mod rules;
 mod settings;
-#[cfg(test)]
+// Nothing here is unsafe, and whole models are too many names for Miri.
+#[cfg(all(test, not(miri)))]
 mod tests;
 mod verl;
 

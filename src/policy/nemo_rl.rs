@@ -28,6 +28,9 @@ const ACTIVATION: &str = "pow2_activation_scaling_factors";
 const OLD_WEIGHT: &str = "use_weight_pow2_scale";
 const OLD_ACTIVATION: &str = "use_activation_pow2_scale";
 
+/// Newer, and for MXFP8 alone; but whoever sets it means to keep something.
+const MX_PATTERNS: &str = "quantization_ignore_patterns";
+
 /// Reads a `vllm_cfg`, or an object that holds one.
 pub fn read(given: &Object, settings: &mut Settings) -> Result<()> {
     if let Some(inner) = given.object("vllm_cfg")? {
@@ -54,6 +57,11 @@ pub fn read(given: &Object, settings: &mut Settings) -> Result<()> {
     settings.last_layers = given.count("num_last_layers_in_bf16")?;
     settings.kv_cache_dtype = given.string("kv_cache_dtype")?.map(str::to_owned);
     settings.keywords = given.strings("quantization_ignored_layer_kws")?.unwrap_or_default();
+    if given.array(MX_PATTERNS)?.is_some_and(|patterns| !patterns.is_empty()) {
+        settings
+            .warnings
+            .push(format!("{MX_PATTERNS} is not read: NeMo-RL has it for MXFP8; the key fp8rt takes rules"));
+    }
     own::read_beside(given, settings)
 }
 

@@ -5,7 +5,7 @@ mod groups;
 mod model_names;
 mod rank_agreement;
 mod settings;
-#[cfg(not(any(miri, debug_assertions)))]
+#[cfg(not(debug_assertions))]
 mod speed;
 
 use super::{Decision, Kind, Policy, Source};

@@ -4,14 +4,19 @@ use crate::recipe::{Recipe, ScaleFormat};
 
 use super::*;
 
-/// Of NeMo-RL's example configuration for GRPO: what is read and what is not.
+/// Every key that NeMo-RL's type of a `vllm_cfg` has: what is read and what is not.
 const VLLM_CFG: &str = r#"{
     "async_engine": false, "precision": "fp8", "kv_cache_dtype": "auto", "tensor_parallel_size": 1,
     "pipeline_parallel_size": 1, "expert_parallel_size": 1, "gpu_memory_utilization": 0.6, "max_model_len": 512,
     "enforce_eager": false, "use_deep_gemm": true, "num_last_layers_in_bf16": 0, "num_first_layers_in_bf16": 0,
     "enable_vllm_metrics_logger": true, "vllm_metrics_logger_interval": 0.5, "expose_http_server": null,
     "skip_tokenizer_init": false, "load_format": "dummy", "env_vars": {"A": "b"}, "video": null, "use_tqdm": false,
-    "http_server_serving_chat_kwargs": {}, "quantization_ignored_layer_kws": [], "is_mx": false
+    "http_server_serving_chat_kwargs": {}, "quantization_ignored_layer_kws": [], "is_mx": false,
+    "logprobs_mode": "raw_logprobs", "fp32_lm_head": "tf32", "cap_max_tokens_to_context": true,
+    "quantization_ignore_patterns": [], "enable_return_routed_experts": false, "http_refit_api_key_env_var": null,
+    "reset_encoder_cache_after_weight_update": false, "http_refit_server_port": null, "zmq_refit_server_port": null,
+    "tool_parser_plugin": "a.py", "refit_with_reload_api": false, "reasoning_parser_plugin": "b.py",
+    "refit_prequantize": false
 }"#;
 
 #[test]
@@ -81,6 +86,12 @@ fn values_of_another_type_are_refused_with_key_and_value() {
 #[test]
 fn mxfp8_is_refused() {
     refuses(r#"{"precision": "fp8", "is_mx": true}"#, "", &["is_mx", "MXFP8"]);
+}
+
+#[test]
+fn patterns_for_mxfp8_are_not_dropped_in_silence() {
+    let policy = policy(r#"{"precision": "fp8", "quantization_ignore_patterns": ["*.o_proj"]}"#, "");
+    assert!(policy.warnings().len() == 1 && policy.warnings()[0].contains("quantization_ignore_patterns"));
 }
 
 #[test]
