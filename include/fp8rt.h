@@ -319,6 +319,48 @@ typedef struct fp8rt_weight_entry {
   uint32_t reserved;
 } fp8rt_weight_entry;
 
+// Which tensor it is, or which shard of it, that a fingerprint counts.
+typedef struct fp8rt_fingerprint_desc {
+  // `sizeof(fp8rt_fingerprint_desc)`.
+  uint32_t struct_size;
+  // 0.
+  uint32_t flags;
+  // The name that all who compare agree on; zero-terminated UTF-8. Read during the call only.
+  const char *name;
+  // Index of the first part. Several parts are numbered on from it, each with its rows counted from its beginning.
+  uint32_t part;
+  // An `fp8rt_scale_format`. Not looked at without scales.
+  uint32_t scale_format;
+  // Index of the first expert; 0 without experts.
+  int64_t expert;
+  // Row of blocks, in the named tensor, at which each part begins: 0, or a shard's first row / 128.
+  int64_t first_block_row;
+  // Column of blocks at which it begins. A tensor that is not FP8 has 128 bytes in a block's row.
+  int64_t first_block_column;
+  // Rows of each part of a merged weight, in order; their sum is N. Read during the call only.
+  const int64_t *part_rows;
+  // Number of entries of `part_rows`; 0: the weight is one part.
+  uint32_t num_parts;
+  // 0.
+  uint32_t reserved;
+} fp8rt_fingerprint_desc;
+
+// A sum of hashes as calls add to it, limb i without carry in units of 2^(32 i). Zero before the first call. For a GPU
+// context it lies in device memory. Sums of several devices are added limb by limb. 8-byte aligned.
+typedef struct fp8rt_fingerprint_sum {
+  // Room for 2^32 blocks.
+  uint64_t limbs[4];
+} fp8rt_fingerprint_sum;
+
+// A fingerprint: 128 bits. Two are equal if both words are; the sum of two is that of the 128-bit numbers, without what
+// goes beyond 2^128.
+typedef struct fp8rt_fingerprint {
+  // Bits 0 to 63.
+  uint64_t low;
+  // Bits 64 to 127.
+  uint64_t high;
+} fp8rt_fingerprint;
+
 // Everything about a linear but its pointers: y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]).
 typedef struct fp8rt_linear_desc {
   // `sizeof(fp8rt_linear_desc)`.
@@ -617,6 +659,33 @@ fp8rt_status fp8rt_weight_table_run(struct fp8rt_weight_table *table,
 
 // Destroys a table. NULL is nothing. Its runs must have ended on the device.
 fp8rt_status fp8rt_weight_table_destroy(struct fp8rt_weight_table *table);
+
+// Adds the blocks of a weight to `sum`: for each a hash of its name, part, expert, block row, block column, codes and scale.
+// The README defines it. Sums add up modulo 2^128: the shards of a weight that is cut on blocks give the sum of the whole,
+// in any order and on any devices.
+//
+// `codes`: E4M3 [N, K] or [experts, N, K], with `scales` as fp8rt_weight_scales_layout says for `desc->scale_format` and
+// the parts. POW2 and UE8M0_PACKED give the same sum. Or a tensor of BF16, F16 or F32 of rank 1 to 3 that is not
+// quantized, with `scales` NULL: its bytes are hashed. Elements of a row are 1 apart, rows any stride, any alignment.
+//
+// `sum`: 8-byte aligned, in the memory of the context's device, zeroed by the caller before the first call that adds to
+// it. On a GPU one launch, which may be captured if fp8rt_context_prepare was called before.
+fp8rt_status fp8rt_fingerprint_weight(struct fp8rt_context *context,
+                                      const struct fp8rt_fingerprint_desc *desc,
+                                      const struct fp8rt_tensor *codes,
+                                      const struct fp8rt_tensor *scales,
+                                      struct fp8rt_fingerprint_sum *sum,
+                                      void *stream);
+
+// Copies `count` sums out of the memory of the context's device and folds them. Synchronizes with `stream`.
+//
+// `values`: NULL, or room for `count` fingerprints. `total`: NULL, or the fingerprint of all sums together.
+fp8rt_status fp8rt_fingerprint_read(struct fp8rt_context *context,
+                                    const struct fp8rt_fingerprint_sum *sums,
+                                    uint32_t count,
+                                    struct fp8rt_fingerprint *values,
+                                    struct fp8rt_fingerprint *total,
+                                    void *stream);
 
 // Chooses the backend for y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]), accumulated in float32.
 //

@@ -6,6 +6,7 @@ use crate::cpu::{self, Engine};
 #[cfg(feature = "cuda")]
 use crate::device::{Device, DeviceTable, Stream};
 use crate::error::{Result, ensure};
+use crate::fingerprint;
 use crate::fused::Fused;
 use crate::quantize::{Dequantize, Quantize};
 use crate::refit::{Entries, Manner};
@@ -100,6 +101,42 @@ impl Context {
             Place::Host(engine) => cpu::fused(engine, request),
             #[cfg(feature = "cuda")]
             Place::Gpu(device) => device.fused(request, Stream::new(stream)),
+        }
+    }
+}
+
+/// Fingerprints.
+impl Context {
+    /// Adds the blocks of checked requests to their sums, or enqueues that on the stream.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn fingerprint(&self, requests: &[fingerprint::Request], stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(engine) => cpu::fingerprint(engine, requests),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.fingerprint(requests, Stream::new(stream)),
+        }
+    }
+}
+
+/// Results that a call left in the memory of the device.
+impl Context {
+    /// Copies them to host memory when the stream has come here, and waits for that.
+    ///
+    /// # Safety
+    /// `bytes` of the memory of the context's device at `from`, and of host memory at `to`.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub unsafe fn read(&self, from: *const u8, to: *mut u8, bytes: usize, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(_) => {
+                // SAFETY: the caller's promise; without bytes the pointers may be any.
+                if bytes > 0 {
+                    unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
+                }
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            Place::Gpu(device) => unsafe { device.read(from, to, bytes, Stream::new(stream)) },
         }
     }
 }

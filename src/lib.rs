@@ -17,6 +17,7 @@ pub mod cpu;
 pub mod device;
 pub mod error;
 pub mod ffi;
+pub mod fingerprint;
 pub mod formats;
 pub mod fused;
 #[cfg(feature = "cuda")]

@@ -258,6 +258,18 @@ impl Tensor {
         self.bytes
     }
 
+    /// The same memory as a tensor of bytes. Elements of a row must be neighbors, and rows must not overlap.
+    pub fn as_bytes(&self) -> Result<Tensor> {
+        self.expect_rows_contiguous()?;
+        let size = self.dtype.bytes();
+        let mut bytes = *self;
+        bytes.dtype = Dtype::E4m3;
+        // Only what no element uses can overflow: extents beside one of 0, strides of an extent of 1.
+        bytes.shape[2] = self.shape[2].saturating_mul(size);
+        bytes.stride = [self.stride[0].wrapping_mul(size), self.stride[1].wrapping_mul(size), 1];
+        Ok(bytes)
+    }
+
     /// The first element.
     pub fn address(&self) -> *mut u8 {
         self.data

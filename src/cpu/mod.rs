@@ -2,6 +2,7 @@
 
 mod dequantize;
 mod environment;
+mod fingerprint;
 mod fused;
 mod isa;
 mod lanes;
@@ -16,6 +17,7 @@ use crate::error::Result;
 
 pub use dequantize::dequantize;
 pub use environment::Environment;
+pub use fingerprint::fingerprint;
 pub use fused::fused;
 pub use isa::Isa;
 pub use quantize::quantize;

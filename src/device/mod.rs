@@ -6,9 +6,11 @@ mod cublaslt;
 mod cutlass;
 mod deepgemm;
 mod driver;
+mod fingerprint;
 mod fused;
 mod linear;
 mod quantize;
+mod reading;
 mod refit;
 
 use std::ffi::c_void;

@@ -1,6 +1,6 @@
 //! From what a caller passes to what the library works with. Nothing is trusted; nothing is written.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
@@ -27,6 +27,9 @@ unsafe impl Descriptor for fp8rt_quantize_desc {}
 unsafe impl Descriptor for fp8rt_linear_desc {}
 // SAFETY: as above.
 unsafe impl Descriptor for fp8rt_linear_plan_info {}
+
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_fingerprint_desc {}
 
 /// No descriptor will ever be longer, so a larger number is garbage.
 const LONGEST_DESCRIPTOR: usize = 4096;
@@ -202,6 +205,19 @@ pub fn floor(set: bool, floor: f32) -> Result<Option<f32>> {
 pub fn expect_flags(flags: u32, known: u32) -> Result<()> {
     ensure!(flags & !known == 0, InvalidArgument, "flags is {flags:#x}, known flags are {known:#x}");
     Ok(())
+}
+
+/// Zero-terminated UTF-8.
+///
+/// # Safety
+/// NULL or zero-terminated, unchanged for the time of the call.
+pub unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
+    ensure!(!pointer.is_null(), NullPointer, "{name} is NULL");
+    // SAFETY: the caller's promise.
+    match unsafe { CStr::from_ptr(pointer) }.to_str() {
+        Ok(text) => Ok(text),
+        Err(error) => fail!(InvalidArgument, "{name} is no UTF-8 from byte {} on", error.valid_up_to()),
+    }
 }
 
 /// An array of part sizes.

@@ -7,6 +7,7 @@
 
 mod context;
 mod convert;
+mod fingerprint;
 mod fused;
 mod guard;
 #[cfg(all(test, not(miri)))]
@@ -19,6 +20,7 @@ mod types;
 mod version;
 
 pub use context::*;
+pub use fingerprint::*;
 pub use fused::*;
 pub use linear::*;
 pub use quantize::*;

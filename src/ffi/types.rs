@@ -226,6 +226,54 @@ pub struct fp8rt_weight_entry {
     pub reserved: u32,
 }
 
+/// A fingerprint: 128 bits. Two are equal if both words are; the sum of two is that of the 128-bit numbers, without what
+/// goes beyond 2^128.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct fp8rt_fingerprint {
+    /// Bits 0 to 63.
+    pub low: u64,
+    /// Bits 64 to 127.
+    pub high: u64,
+}
+
+/// A sum of hashes as calls add to it, limb i without carry in units of 2^(32 i). Zero before the first call. For a GPU
+/// context it lies in device memory. Sums of several devices are added limb by limb. 8-byte aligned.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct fp8rt_fingerprint_sum {
+    /// Room for 2^32 blocks.
+    pub limbs: [u64; 4],
+}
+
+/// Which tensor it is, or which shard of it, that a fingerprint counts.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_fingerprint_desc {
+    /// `sizeof(fp8rt_fingerprint_desc)`.
+    pub struct_size: u32,
+    /// 0.
+    pub flags: u32,
+    /// The name that all who compare agree on; zero-terminated UTF-8. Read during the call only.
+    pub name: *const c_char,
+    /// Index of the first part. Several parts are numbered on from it, each with its rows counted from its beginning.
+    pub part: u32,
+    /// An `fp8rt_scale_format`. Not looked at without scales.
+    pub scale_format: u32,
+    /// Index of the first expert; 0 without experts.
+    pub expert: i64,
+    /// Row of blocks, in the named tensor, at which each part begins: 0, or a shard's first row / 128.
+    pub first_block_row: i64,
+    /// Column of blocks at which it begins. A tensor that is not FP8 has 128 bytes in a block's row.
+    pub first_block_column: i64,
+    /// Rows of each part of a merged weight, in order; their sum is N. Read during the call only.
+    pub part_rows: *const i64,
+    /// Number of entries of `part_rows`; 0: the weight is one part.
+    pub num_parts: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
 /// Everything about a linear but its pointers: y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]).
 #[repr(C)]
 #[derive(Clone, Copy)]

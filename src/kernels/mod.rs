@@ -3,6 +3,7 @@
 mod arguments;
 #[cfg(feature = "cutlass")]
 pub mod cutlass;
+mod fingerprint_arguments;
 mod linear_arguments;
 mod tiles;
 
@@ -11,6 +12,7 @@ use std::ffi::CStr;
 use crate::error::{Result, fail};
 
 pub use arguments::*;
+pub use fingerprint_arguments::*;
 pub use linear_arguments::*;
 pub use tiles::{Cluster, DEPTH, MOST_K, PROCESSORS, TILES, Tile};
 
@@ -40,11 +42,19 @@ pub enum Module {
     Fused,
     Plain,
     Passes,
+    Fingerprint,
 }
 
 /// All of them.
-pub const MODULES: [Module; 6] =
-    [Module::Blocks, Module::Groups, Module::Dequantize, Module::Fused, Module::Plain, Module::Passes];
+pub const MODULES: [Module; 7] = [
+    Module::Blocks,
+    Module::Groups,
+    Module::Dequantize,
+    Module::Fused,
+    Module::Plain,
+    Module::Passes,
+    Module::Fingerprint,
+];
 
 impl Module {
     pub fn name(self) -> &'static str {
@@ -55,6 +65,7 @@ impl Module {
             Module::Fused => "fused",
             Module::Plain => "plain",
             Module::Passes => "passes",
+            Module::Fingerprint => "fingerprint",
         }
     }
 
@@ -68,6 +79,7 @@ impl Module {
             Module::Fused => FUSED,
             Module::Plain => PLAIN,
             Module::Passes => PASSES,
+            Module::Fingerprint => FINGERPRINT,
         };
         let runs = |cubin: &&Cubin| {
             let same_major = cubin.architecture / 10 == capability / 10;
@@ -117,6 +129,7 @@ pub const DEQUANTIZE_ROWS: [Kernel; 3] = by_dtype!(Dequantize, "dequantize_", ""
 pub const PLAIN_FEW: [Kernel; 3] = by_dtype!(Plain, "plain_", "_few");
 pub const PLAIN_MANY: [Kernel; 3] = by_dtype!(Plain, "plain_", "_many");
 pub const ADD_BIAS: [Kernel; 3] = by_dtype!(Passes, "add_bias_", "");
+pub const FINGERPRINT_BLOCKS: Kernel = Kernel { module: Module::Fingerprint, name: c"fingerprint_blocks" };
 pub const COPY_SCALES: Kernel = Kernel { module: Module::Passes, name: c"copy_scales" };
 
 /// Kernels of a producer: values, codes, codes with health.
@@ -158,6 +171,6 @@ pub fn all_of(module: Module) -> impl Iterator<Item = Kernel> {
     all.into_iter()
         .chain(fused.into_iter().flatten())
         .flatten()
-        .chain([COPY_SCALES])
+        .chain([COPY_SCALES, FINGERPRINT_BLOCKS])
         .filter(move |kernel| kernel.module == module)
 }
