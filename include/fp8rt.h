@@ -660,9 +660,9 @@ fp8rt_status fp8rt_weight_table_run(struct fp8rt_weight_table *table,
 // Destroys a table. NULL is nothing. Its runs must have ended on the device.
 fp8rt_status fp8rt_weight_table_destroy(struct fp8rt_weight_table *table);
 
-// Adds the blocks of a weight to `sum`: for each a hash of its name, part, expert, block row, block column, codes and scale.
-// The README defines it. Sums add up modulo 2^128: the shards of a weight that is cut on blocks give the sum of the whole,
-// in any order and on any devices.
+// Adds the blocks of a weight to `sum`: for each a hash of its name, part, expert, block row, block column, codes and
+// scale, which the README defines. Sums add up modulo 2^128: the shards of a weight that is cut on blocks give the sum of
+// the whole, in any order and on any devices.
 //
 // `codes`: E4M3 [N, K] or [experts, N, K], with `scales` as fp8rt_weight_scales_layout says for `desc->scale_format` and
 // the parts. POW2 and UE8M0_PACKED give the same sum. Or a tensor of BF16, F16 or F32 of rank 1 to 3 that is not

@@ -109,3 +109,66 @@ fn add_row(bytes: &[u8; BLOCK], row: usize, sums: &mut [[u64; LANES]; 2]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ptr::NonNull;
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::blocks::RowGrid;
+    use crate::cpu::{Isa, Threads};
+    use crate::fingerprint::{Name, Origin, SumPointer};
+    use crate::quantize::{Scales, ScalesLayout, Subject};
+    use crate::recipe::ScaleFormat;
+    use crate::reference;
+    use crate::tensor::{Description, Dtype, Tensor};
+
+    fn view(name: &'static str, memory: &mut [u32], dtype: Dtype, shape: [usize; 3], stride: [usize; 3]) -> Tensor {
+        let signed = |values: [usize; 3]| values.map(|value| value as i64);
+        let (data, bytes) = (memory.as_mut_ptr().cast(), size_of_val(memory) as u64);
+        let (shape, stride) = (&signed(shape), &signed(stride));
+        Tensor::new(name, &Description { data, bytes, dtype, device: -1, rank: 3, shape, stride }).unwrap()
+    }
+
+    fn limbs_of(run: impl Fn(SumPointer)) -> [u64; 4] {
+        let mut sum = [const { AtomicU64::new(0) }; 4];
+        run(SumPointer(NonNull::from(&mut sum)));
+        sum.map(AtomicU64::into_inner)
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_oracles_limbs() {
+        let cases: [(usize, usize, usize, &[i64]); 4] =
+            [(1, 130, 300, &[]), (2, 257, 128, &[]), (1, 200, 131, &[64, 136]), (3, 5, 1, &[])];
+        for (experts, rows, columns, parts) in cases {
+            for format in [ScaleFormat::Fp32, ScaleFormat::Ue8m0Packed] {
+                let random = |index: usize| key(index % 4000).wrapping_mul(index as u32 | 1);
+                let stride = columns + 3;
+                let mut codes: Vec<u32> = (0..experts * rows * stride / 4 + 2).map(random).collect();
+                let codes =
+                    view("codes", &mut codes, Dtype::E4m3, [experts, rows, columns], [rows * stride, stride, 1]);
+                let subject = Subject::Weight { part_rows: parts };
+                let layout = ScalesLayout::new(&subject, codes.shape, format, false).unwrap();
+                let mut scales: Vec<u32> = (0..layout.bytes / 4).map(|index| random(index) | 0x3F80_0000).collect();
+                let scales = view("scales", &mut scales, layout.dtype, layout.shape, layout.stride);
+                let scales = Scales::new(&scales, format, &subject, &codes).unwrap();
+                let grid = RowGrid::of_weight(rows, parts).unwrap();
+                let requests = |sum| -> Vec<Request> {
+                    let origin = |part| Origin { name: Name::new("w", part), expert: 3, block_row: 1, block_column: 2 };
+                    let parts = grid.parts().zip(0u32..);
+                    parts
+                        .map(|(rows, part)| Request::new(&codes, Some(scales), rows, origin(part), sum).unwrap())
+                        .collect()
+                };
+                let want = limbs_of(|sum| requests(sum).iter().for_each(reference::fingerprint));
+                assert_ne!(want, [0; 4]);
+                for isa in Isa::available() {
+                    let engine = Engine { isa, threads: Threads::new(2).unwrap() };
+                    let got = limbs_of(|sum| fingerprint(&engine, &requests(sum)).unwrap());
+                    assert_eq!(got, want, "{rows}x{columns}, {}", isa.name());
+                }
+            }
+        }
+    }
+}

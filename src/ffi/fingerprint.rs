@@ -19,9 +19,9 @@ use super::convert::{
 use super::guard::guard;
 use super::types::{fp8rt_fingerprint, fp8rt_fingerprint_desc, fp8rt_fingerprint_sum, fp8rt_status, fp8rt_tensor};
 
-/// Adds the blocks of a weight to `sum`: for each a hash of its name, part, expert, block row, block column, codes and scale.
-/// The README defines it. Sums add up modulo 2^128: the shards of a weight that is cut on blocks give the sum of the whole,
-/// in any order and on any devices.
+/// Adds the blocks of a weight to `sum`: for each a hash of its name, part, expert, block row, block column, codes and
+/// scale, which the README defines. Sums add up modulo 2^128: the shards of a weight that is cut on blocks give the sum of
+/// the whole, in any order and on any devices.
 ///
 /// `codes`: E4M3 [N, K] or [experts, N, K], with `scales` as fp8rt_weight_scales_layout says for `desc->scale_format` and
 /// the parts. POW2 and UE8M0_PACKED give the same sum. Or a tensor of BF16, F16 or F32 of rank 1 to 3 that is not
@@ -163,6 +163,8 @@ impl<'a> Manner<'a> {
         if codes.dtype == Dtype::E4m3 {
             ensure!(codes.rank >= 2, Shape, "codes has rank {}, must be 2 or, with experts, 3", codes.rank);
             ensure!(scales.is_some(), NullPointer, "scales is NULL, codes has dtype e4m3");
+        } else {
+            ensure!(scales.is_none(), Dtype, "codes has dtype {}, must be e4m3 where scales is not NULL", codes.dtype);
         }
         let scales = scales.map(|scales| Scales::new(scales, self.format, &subject, codes)).transpose()?;
         let parts = RowGrid::of_weight(codes.rows(), self.part_rows)?;
