@@ -43,6 +43,18 @@
 // `fp8rt_linear_desc.flags`: `floor` is set. Without it the recipe's own floor holds.
 #define FP8RT_LINEAR_FLOOR 2
 
+// `fp8rt_refit_destination.flags`: `floor` is set. Without it the recipe's own floor holds.
+#define FP8RT_REFIT_DESTINATION_FLOOR 1
+
+// `fp8rt_refit_item.flags`: `part` is read.
+#define FP8RT_REFIT_ITEM_PART 1
+
+// `fp8rt_refit_item.flags`: `expert` is read.
+#define FP8RT_REFIT_ITEM_EXPERT 2
+
+// Flag of `fp8rt_refit_finish`: destinations that nothing was written to are as they shall be.
+#define FP8RT_REFIT_PARTIAL 1
+
 // Alignment of a workspace, in bytes.
 #define FP8RT_WORKSPACE_ALIGNMENT 256
 
@@ -99,6 +111,10 @@ enum fp8rt_status
   FP8RT_STATUS_CUDA_ERROR = 17,
   // A fault of this library. The message is worth a report.
   FP8RT_STATUS_INTERNAL = 18,
+  // Something of a refit was not filled. The message names the first and the count.
+  FP8RT_STATUS_INCOMPLETE = 19,
+  // The object is not in the state that this call needs. The message says what brings it there.
+  FP8RT_STATUS_STATE = 20,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

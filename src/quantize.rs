@@ -236,6 +236,13 @@ fn expect_matrix(tensor: &Tensor, subject: &Subject, dtypes: &[Dtype]) -> Result
     tensor.expect_rows_contiguous()
 }
 
+/// Checks of the codes and scales of a weight.
+pub fn expect_weight(codes: &Tensor, scales: &Tensor, subject: &Subject, format: ScaleFormat) -> Result<()> {
+    expect_matrix(codes, subject, &[Dtype::E4m3])?;
+    let scales = Scales::new(scales, format, subject, codes)?;
+    codes.expect_apart(&scales.written())
+}
+
 #[inline]
 fn expect_same_shape(tensor: &Tensor, other: &Tensor) -> Result<()> {
     let shown = |t: &Tensor| format!("{:?}", &t.shape[3 - t.rank..]);

@@ -268,6 +268,19 @@ impl Tensor {
         (begin, begin.wrapping_add(self.span))
     }
 
+    /// The box of `extent` elements from `first` on, as rank 3. It must lie within the shape.
+    pub fn window(&self, first: [usize; 3], extent: [usize; 3]) -> Tensor {
+        debug_assert!((0..3).all(|axis| first[axis] + extent[axis] <= self.shape[axis]));
+        let mut window = Tensor { rank: 3, shape: extent, ..*self };
+        window.span = span(extent, self.stride, self.dtype.bytes()).expect("less than the whole");
+        if window.span > 0 {
+            let index: usize = (0..3).map(|axis| first[axis] * self.stride[axis]).sum();
+            let offset = index * self.dtype.bytes();
+            (window.data, window.bytes) = (self.data.wrapping_add(offset), self.bytes - offset);
+        }
+        window
+    }
+
     /// Address of an element.
     ///
     /// # Safety

@@ -27,6 +27,12 @@ unsafe impl Descriptor for fp8rt_quantize_desc {}
 unsafe impl Descriptor for fp8rt_linear_desc {}
 // SAFETY: as above.
 unsafe impl Descriptor for fp8rt_linear_plan_info {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_refit_desc {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_refit_info {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_refit_receipt {}
 
 /// No descriptor will ever be longer, so a larger number is garbage.
 const LONGEST_DESCRIPTOR: usize = 4096;
