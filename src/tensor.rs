@@ -2,7 +2,6 @@
 
 use std::mem::MaybeUninit;
 
-use crate::blocks::aligned_rows;
 use crate::error::{Result, ensure, fail};
 
 /// Element types that a tensor may have.
@@ -313,11 +312,11 @@ impl Tensor {
         unsafe { std::slice::from_raw_parts_mut(self.at::<T>(expert, row, column), length) }
     }
 
-    /// A column-major tensor with the rows that fill its columns up to a multiple of 4, as far as the memory reaches.
-    pub fn padded(&self) -> Tensor {
+    /// A column-major tensor with `padding` rows more, as far as the memory reaches.
+    pub fn padded(&self, padding: usize) -> Tensor {
         let mut padded = *self;
         if !self.is_empty() {
-            padded.shape[1] = aligned_rows(self.rows());
+            padded.shape[1] += padding;
             padded.stride[1] = 1;
             let whole = span(padded.shape, padded.stride, self.dtype.bytes()).unwrap_or(usize::MAX);
             padded.span = whole.min(self.bytes);
@@ -329,10 +328,10 @@ impl Tensor {
     ///
     /// # Safety
     /// The tensor is column-major, its padded form does not overlap itself, and nobody else uses its memory.
-    pub unsafe fn zero_padding(&self) {
+    pub unsafe fn zero_padding(&self, padding: usize) {
         for expert in 0..self.experts() {
             for column in 0..self.columns() {
-                for row in self.rows()..aligned_rows(self.rows()) {
+                for row in self.rows()..self.rows() + padding {
                     let index = expert * self.stride[0] + row + column * self.stride[2];
                     if (index + 1) * self.dtype.bytes() <= self.bytes {
                         // SAFETY: within `bytes`; scales are 4 bytes wide.

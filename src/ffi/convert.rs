@@ -1,10 +1,10 @@
 //! From what a caller passes to what the library works with. Nothing is trusted; nothing is written.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use crate::context::{Context, HOST};
+use crate::context::{Context, HOST, Staging};
 use crate::error::{Result, ensure, fail};
 use crate::quantize::{HealthCounters, HealthPointer, Subject};
 use crate::recipe::{Formula, Recipe, ScaleFormat};
@@ -96,6 +96,16 @@ unsafe fn struct_size<T: Descriptor>(pointer: *const T, name: &str) -> Result<us
         size_of::<T>()
     );
     Ok(size)
+}
+
+/// Fails unless a descriptor can be written.
+///
+/// # Safety
+/// Not NULL; if it is aligned, `struct_size` is its true size.
+pub unsafe fn expect_descriptor<T: Descriptor>(pointer: *const T, name: &str) -> Result<()> {
+    expect_aligned(pointer, name)?;
+    // SAFETY: the caller's promise.
+    unsafe { struct_size(pointer, name) }.map(drop)
 }
 
 /// Copies a descriptor: a shorter one is filled up with zeros, a longer one must have zeros where we know nothing.
@@ -224,6 +234,64 @@ pub unsafe fn part_rows<'a>(pointer: *const i64, count: u32) -> Result<&'a [i64]
     expect_aligned(pointer, "part_rows")?;
     // SAFETY: aligned and not NULL; the rest is the caller's promise.
     Ok(unsafe { std::slice::from_raw_parts(pointer, count as usize) })
+}
+
+/// An array of the caller.
+///
+/// # Safety
+/// `count` readable values, if not NULL.
+pub unsafe fn array<'a, T>(pointer: *const T, count: u32, name: &str, count_name: &str) -> Result<&'a [T]> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    ensure!(!pointer.is_null(), NullPointer, "{name} is NULL, {count_name} is {count}");
+    expect_aligned(pointer, name)?;
+    // SAFETY: aligned and not NULL; the rest is the caller's promise.
+    Ok(unsafe { std::slice::from_raw_parts(pointer, count as usize) })
+}
+
+/// A name.
+///
+/// # Safety
+/// NULL or zero-terminated.
+pub unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
+    ensure!(!pointer.is_null(), NullPointer, "{name} is NULL");
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { CStr::from_ptr(pointer) };
+    match bytes.to_str() {
+        Ok("") => fail!(InvalidArgument, "{name} is empty"),
+        Ok(text) => Ok(text),
+        Err(error) => fail!(InvalidArgument, "{name} is no UTF-8 at byte {}", error.valid_up_to()),
+    }
+}
+
+/// Writes text for the caller: zero-terminated, cut to `capacity` bytes. `length`, if not NULL, gets all of its length.
+///
+/// # Safety
+/// `capacity` writable bytes, and a writable or NULL `length`.
+pub unsafe fn write_text(line: &str, text: *mut c_char, capacity: u64, length: *mut u64) -> Result<()> {
+    ensure!(capacity == 0 || !text.is_null(), NullPointer, "text is NULL, capacity is {capacity}");
+    // SAFETY: the caller's promise.
+    unsafe {
+        let length = (!length.is_null()).then(|| required_mut(length, "length")).transpose()?;
+        if capacity > 0 {
+            let mut room = line.len().min((capacity - 1) as usize);
+            while !line.is_char_boundary(room) {
+                room -= 1;
+            }
+            std::ptr::copy_nonoverlapping(line.as_ptr(), text.cast::<u8>(), room);
+            text.add(room).write(0);
+        }
+        if let Some(length) = length {
+            *length = line.len() as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Staging memory.
+pub fn staging(address: *mut c_void, bytes: u64) -> Staging {
+    Staging { address: address.cast(), bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
 }
 
 /// Where [`tensor`] puts what it made: a result of this size, moved twice, would cost as much as the checks.

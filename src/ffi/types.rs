@@ -146,6 +146,8 @@ pub const FP8RT_LINEAR_FLOOR: u32 = 2;
 
 /// `fp8rt_refit_destination.flags`: `floor` is set. Without it the recipe's own floor holds.
 pub const FP8RT_REFIT_DESTINATION_FLOOR: u32 = 1;
+/// `fp8rt_refit_destination.flags`: its regions need not fill all of it; the rest stays as it is (a padded vocabulary).
+pub const FP8RT_REFIT_DESTINATION_PARTLY: u32 = 2;
 /// `fp8rt_refit_item.flags`: `part` is read.
 pub const FP8RT_REFIT_ITEM_PART: u32 = 1;
 /// `fp8rt_refit_item.flags`: `expert` is read.
@@ -325,7 +327,7 @@ pub struct fp8rt_refit_destination {
     pub part_rows: *const i64,
     /// Number of entries of `part_rows`; 0: one part.
     pub num_parts: u32,
-    /// `FP8RT_REFIT_DESTINATION_FLOOR` or 0.
+    /// `FP8RT_REFIT_DESTINATION_FLOOR` and `FP8RT_REFIT_DESTINATION_PARTLY`, or 0.
     pub flags: u32,
     /// An `fp8rt_recipe`; DEFAULT is NEMO_RL.
     pub recipe: u32,
@@ -423,7 +425,8 @@ pub struct fp8rt_refit_info {
     pub cut_on_blocks: u32,
     /// 0.
     pub reserved: u32,
-    /// Blocks that are filled since fp8rt_refit_begin. Of kept tensors a row of 128 bytes counts as one.
+    /// Blocks that are filled since fp8rt_refit_begin. Of kept tensors 128 bytes of a row count as one; four blocks that
+    /// share words of UE8M0_PACKED do.
     pub blocks_filled: u64,
     /// Blocks of all regions.
     pub blocks_total: u64,

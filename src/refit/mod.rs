@@ -2,9 +2,13 @@
 //! parameters by name, what fills them, and what is still missing.
 
 mod accounting;
+mod items;
 mod many;
+mod missing;
 mod model;
+mod plan;
 
-pub use accounting::Accounting;
-pub use many::{Entries, Entry, Manner, OwnedEntries, SOURCES, name_entry};
+pub use items::{Item, Items};
+pub use many::{Entries, Entry, Manner, OwnedEntries, SOURCES, name_entry, staging_bytes};
 pub use model::{Destination, DestinationSpec, Fp8, KEPT_BYTES, Model, Named, Region, RegionSpec, Source, Window};
+pub use plan::{Receipt, Refit, State};

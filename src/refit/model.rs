@@ -8,6 +8,8 @@ use crate::quantize::{Subject, expect_weight};
 use crate::recipe::{Formula, ScaleFormat};
 use crate::tensor::{Dtype, FLOATS, Tensor};
 
+use super::many::Manner;
+
 /// Bytes of a row of a kept tensor that are accounted for, and counted in fingerprints, together.
 pub const KEPT_BYTES: usize = 128;
 
@@ -48,6 +50,21 @@ pub struct Fp8 {
     pub scales: Tensor,
     pub formula: Formula,
     pub format: ScaleFormat,
+    /// Index into [`Model::manners`].
+    pub manner: usize,
+}
+
+impl Fp8 {
+    /// Bytes of the scales of a box.
+    pub fn scale_bytes(&self, extent: [usize; 3]) -> usize {
+        let [height, width] = scale_extent(self.format);
+        4 * extent[0] * extent[1].div_ceil(height) * extent[2].div_ceil(width)
+    }
+}
+
+/// Rows and columns of values that a row and a column of scales cover.
+pub fn scale_extent(format: ScaleFormat) -> [usize; 2] {
+    if format == ScaleFormat::Ue8m0Packed { [1, PACKED * BLOCK] } else { [BLOCK, BLOCK] }
 }
 
 /// A parameter of the running model.
@@ -122,10 +139,13 @@ pub enum Named {
 }
 
 /// Destinations, sources and regions, checked against one another.
+#[derive(Default)]
 pub struct Model {
     pub destinations: Vec<Destination>,
     pub sources: Vec<Source>,
     pub regions: Vec<Region>,
+    /// The ways in which destinations are quantized.
+    pub manners: Vec<Manner>,
     names: HashMap<String, Named>,
 }
 
@@ -152,11 +172,10 @@ pub struct RegionSpec<'a> {
 impl Model {
     /// Checks everything. A destination that no region mentions is filled by its own name, part by part.
     pub fn new(destinations: &[DestinationSpec], regions: &[RegionSpec]) -> Result<Model> {
-        let mut model =
-            Model { destinations: Vec::new(), sources: Vec::new(), regions: Vec::new(), names: HashMap::new() };
+        let mut model = Model::default();
         let mut own = HashMap::new();
         for (index, spec) in destinations.iter().enumerate() {
-            let made = destination(spec).map_err(within("destinations", index, spec.name))?;
+            let made = model.destination(spec).map_err(within("destinations", index, spec.name))?;
             model.destinations.push(made);
             if let Some(before) = own.insert(spec.name, index) {
                 let name = spec.name.to_owned();
@@ -320,28 +339,39 @@ fn within<'a>(what: &'a str, index: usize, name: &'a str) -> impl FnOnce(Error) 
     move |error| Error { message: format!("{what}[{index}] ({name}): {}", error.message), ..error }
 }
 
-fn destination(spec: &DestinationSpec) -> Result<Destination> {
-    let DestinationSpec { name, values, scales, part_rows, formula, format, .. } = *spec;
-    ensure!(!name.is_empty(), InvalidArgument, "the name is empty");
-    RowGrid::of_weight(values.rows(), part_rows)?;
-    ensure!(
-        values.shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent)).is_some(),
-        Shape,
-        "its elements are more than can be counted"
-    );
-    let fp8 = match scales {
-        Some(scales) => {
-            expect_weight(&values, &scales, &Subject::Weight { part_rows }, format)?;
-            Some(Fp8 { scales, formula, format })
-        }
-        None => {
-            ensure!(values.dtype != Dtype::E4m3, NullPointer, "codes has dtype e4m3 and there are no scales");
-            values.expect_dtype(FLOATS)?;
-            values.expect_rows_contiguous()?;
-            None
-        }
-    };
-    Ok(Destination { name: name.to_owned(), values, fp8, part_rows: part_rows.to_vec(), regions: Vec::new() })
+impl Model {
+    fn destination(&mut self, spec: &DestinationSpec) -> Result<Destination> {
+        let DestinationSpec { name, values, scales, part_rows, formula, format, .. } = *spec;
+        ensure!(!name.is_empty(), InvalidArgument, "the name is empty");
+        RowGrid::of_weight(values.rows(), part_rows)?;
+        ensure!(
+            values.shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent)).is_some(),
+            Shape,
+            "its elements are more than can be counted"
+        );
+        let fp8 = match scales {
+            Some(scales) => {
+                expect_weight(&values, &scales, &Subject::Weight { part_rows }, format)?;
+                Some(Fp8 { scales, formula, format, manner: self.manner(formula, format) })
+            }
+            None => {
+                ensure!(values.dtype != Dtype::E4m3, NullPointer, "codes has dtype e4m3 and there are no scales");
+                values.expect_dtype(FLOATS)?;
+                values.expect_rows_contiguous()?;
+                None
+            }
+        };
+        Ok(Destination { name: name.to_owned(), values, fp8, part_rows: part_rows.to_vec(), regions: Vec::new() })
+    }
+
+    /// The index of a manner, added if it is new.
+    fn manner(&mut self, formula: Formula, format: ScaleFormat) -> usize {
+        let same = |manner: &Manner| manner.formula == formula && manner.format == format;
+        self.manners.iter().position(same).unwrap_or_else(|| {
+            self.manners.push(Manner { formula, format, health: None });
+            self.manners.len() - 1
+        })
+    }
 }
 
 /// The box lies within the destination, and its end in the source can be counted.
