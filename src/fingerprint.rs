@@ -18,14 +18,16 @@
 //!   stands for, or 0xFFFFFFFF where the rows of the block disagree. 0 for tensors that are not FP8.
 //! - The name: the first 16 bytes of SHA-256 of the name's UTF-8 bytes, a zero byte and the part as 4 little-endian bytes,
 //!   read as two little-endian words of 64 bits: a and b.
-//! - Five words follow: block_row | block_column << 32; expert | rows << 32 | columns << 48, with the rows and columns (in
-//!   bytes) of the block that exist; scale; nh[0]; nh[1]. Each word x does a = mix(a ^ x); b = mix(b + a); a = a + b.
+//! - Five words follow: block_row | block_column << 32; expert | rows << 32 | row_offset << 40 | columns << 48 |
+//!   column_offset << 56, with the rows and columns (in bytes) of the block that exist; scale; nh[0]; nh[1]. Each word x
+//!   does a = mix(a ^ x); b = mix(b + a); a = a + b.
 //! - The block's hash is a | b << 64.
 //!
 //! For one place and scale the map from (nh[0], nh[1]) to the hash is one to one, so two blocks there collide only where
 //! both halves do.
 //!
-//! Rows and columns of blocks are counted in the named tensor, from the beginning of its part and expert. Tensors that are
+//! Rows and columns of blocks are counted in the named tensor, from the beginning of its part and expert; the offsets are
+//! where in them a matrix begins that was not cut on blocks, and 0 otherwise. Only then do shards add up. Tensors that are
 //! not FP8 count as bytes: a row of n elements of s bytes is a row of n s bytes.
 
 use std::ptr::NonNull;
@@ -83,6 +85,16 @@ pub struct Origin {
     pub expert: u32,
     pub block_row: u32,
     pub block_column: u32,
+    /// Row and byte of the first block at which it begins, below [`BLOCK`].
+    pub offset: [u32; 2],
+}
+
+impl Origin {
+    /// The offsets as they stand beside the rows and columns of a block.
+    #[inline(always)]
+    pub fn packed_offset(&self) -> u32 {
+        self.offset[0] << 8 | self.offset[1] << 24
+    }
 }
 
 /// One block, without its contents.
@@ -98,15 +110,15 @@ pub struct Place {
 
 /// The hash of a block.
 #[inline(always)]
-pub fn digest(name: Name, place: &Place, scale: u32, halves: [u64; 2]) -> u128 {
+pub fn digest(origin: &Origin, place: &Place, scale: u32, halves: [u64; 2]) -> u128 {
     let words = [
         place.block_row as u64 | (place.block_column as u64) << 32,
-        place.expert as u64 | (place.rows as u64) << 32 | (place.columns as u64) << 48,
+        place.expert as u64 | ((place.rows | place.columns << 16 | origin.packed_offset()) as u64) << 32,
         scale as u64,
         halves[0],
         halves[1],
     ];
-    let (mut a, mut b) = (name.low, name.high);
+    let (mut a, mut b) = (origin.name.low, origin.name.high);
     for word in words {
         a = mix(a ^ word);
         b = mix(b.wrapping_add(a));

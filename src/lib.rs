@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod blocks;
 pub mod context;
+pub mod copy;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod device;

@@ -43,7 +43,7 @@ def block_hash(name, part, place, scale, rows):
     a, b = struct.unpack_from("<2Q", hashlib.sha256(name.encode() + b"\0" + struct.pack("<I", part)).digest())
     words = (
         block_row | block_column << 32,
-        expert | len(rows) << 32 | len(rows[0]) << 48,
+        expert | len(rows) << 32 | len(rows[0]) << 48,  # on blocks: no offsets
         scale,
         half(rows, 0),
         half(rows, 1),
@@ -91,7 +91,7 @@ CASES = [
     ("model.norm.weight", 0, (0, 0, 0), NONE, 1, [1], 8192, 8),
     ("model.embed_tokens.weight", 0, (1002, 0, 0), NONE, 1, [140], 514, 9),
     ("größe", 4294967295, (4294967294, 4294967293, 4294967294), FP32, 1, [5], 7, 10),
-    ("", 0, (0, 0, 0), FP32, 1, [1], 1, 11),
+    ("v", 0, (0, 0, 0), FP32, 1, [1], 1, 11),
     ("empty", 0, (0, 0, 0), FP32, 1, [0], 128, 12),
 ]
 

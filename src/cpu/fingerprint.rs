@@ -66,7 +66,7 @@ impl Kernel for BlockRow<'_> {
             let halves = self.halves(column, place.rows as usize, place.columns as usize);
             // SAFETY: within the matrix; the caller does not write to it during the call.
             let scale = unsafe { request.scale(expert, row, column) };
-            limbs.add(digest(request.origin.name, &place, scale, halves));
+            limbs.add(digest(&request.origin, &place, scale, halves));
         }
         limbs
     }
@@ -155,7 +155,13 @@ mod tests {
                 let scales = Scales::new(&scales, format, &subject, &codes).unwrap();
                 let grid = RowGrid::of_weight(rows, parts).unwrap();
                 let requests = |sum| -> Vec<Request> {
-                    let origin = |part| Origin { name: Name::new("w", part), expert: 3, block_row: 1, block_column: 2 };
+                    let origin = |part| Origin {
+                        name: Name::new("w", part),
+                        expert: 3,
+                        block_row: 1,
+                        block_column: 2,
+                        offset: [5, 64],
+                    };
                     let parts = grid.parts().zip(0u32..);
                     parts
                         .map(|(rows, part)| Request::new(&codes, Some(scales), rows, origin(part), sum).unwrap())

@@ -1,5 +1,6 @@
 //! The fast CPU path: SIMD chosen at run time, the context's own threads. Held to `reference` bit for bit.
 
+mod copy;
 mod dequantize;
 mod environment;
 mod fingerprint;
@@ -15,6 +16,7 @@ mod threads;
 
 use crate::error::Result;
 
+pub use copy::copy;
 pub use dequantize::dequantize;
 pub use environment::Environment;
 pub use fingerprint::fingerprint;

@@ -36,6 +36,7 @@ fn matrix(request: &Request, first_tile: u32) -> Result<HashedMatrix> {
         block_row: origin.block_row,
         block_column: origin.block_column,
         scale_kind: NO_SCALE,
+        offsets: origin.packed_offset(),
         aligned: aligned as u32,
         ..HashedMatrix::NONE
     };

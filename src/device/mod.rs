@@ -1,5 +1,6 @@
 //! A GPU: its driver, contexts, streams, modules and launches. The only part of the crate that names libcuda.
 
+mod copy;
 mod copying;
 mod cublaslt;
 #[cfg(feature = "cutlass")]

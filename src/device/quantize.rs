@@ -1,6 +1,6 @@
 //! Quantize and dequantize on a GPU: requests become the arguments of a launch.
 
-use crate::blocks::{BLOCK, Rows, aligned_rows, groups};
+use crate::blocks::{BLOCK, Rows, groups};
 use crate::error::{Result, ensure};
 use crate::kernels::{self, Arguments, DequantizeArguments, FEW, Header, Kernel, MANY, Matrix};
 use crate::quantize::{Dequantize, Quantize, Rule, Scales};
@@ -76,7 +76,7 @@ pub fn matrix(
         rows: extent(rows.count, values)?,
         columns: extent(values.columns(), values)?,
         experts: extent(values.experts(), values)?,
-        padding: if scales.padded && last { (aligned_rows(values.rows()) - values.rows()) as u32 } else { 0 },
+        padding: if last { scales.padding as u32 } else { 0 },
         first_tile,
         aligned: aligned as u32,
     })

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use crate::context::{Context, HOST};
+use crate::context::{Context, HOST, Staging};
 use crate::error::{Result, ensure, fail};
 use crate::quantize::{HealthCounters, HealthPointer, Subject};
 use crate::recipe::{Formula, Recipe, ScaleFormat};
@@ -27,6 +27,12 @@ unsafe impl Descriptor for fp8rt_quantize_desc {}
 unsafe impl Descriptor for fp8rt_linear_desc {}
 // SAFETY: as above.
 unsafe impl Descriptor for fp8rt_linear_plan_info {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_refit_desc {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_refit_info {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_refit_receipt {}
 
 // SAFETY: as above.
 unsafe impl Descriptor for fp8rt_fingerprint_desc {}
@@ -93,6 +99,16 @@ unsafe fn struct_size<T: Descriptor>(pointer: *const T, name: &str) -> Result<us
         size_of::<T>()
     );
     Ok(size)
+}
+
+/// Fails unless a descriptor can be written.
+///
+/// # Safety
+/// Not NULL; if it is aligned, `struct_size` is its true size.
+pub unsafe fn expect_descriptor<T: Descriptor>(pointer: *const T, name: &str) -> Result<()> {
+    expect_aligned(pointer, name)?;
+    // SAFETY: the caller's promise.
+    unsafe { struct_size(pointer, name) }.map(drop)
 }
 
 /// Copies a descriptor: a shorter one is filled up with zeros, a longer one must have zeros where we know nothing.
@@ -207,19 +223,6 @@ pub fn expect_flags(flags: u32, known: u32) -> Result<()> {
     Ok(())
 }
 
-/// Zero-terminated UTF-8.
-///
-/// # Safety
-/// NULL or zero-terminated, unchanged for the time of the call.
-pub unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
-    ensure!(!pointer.is_null(), NullPointer, "{name} is NULL");
-    // SAFETY: the caller's promise.
-    match unsafe { CStr::from_ptr(pointer) }.to_str() {
-        Ok(text) => Ok(text),
-        Err(error) => fail!(InvalidArgument, "{name} is no UTF-8 from byte {} on", error.valid_up_to()),
-    }
-}
-
 /// An array of part sizes.
 ///
 /// # Safety
@@ -234,6 +237,64 @@ pub unsafe fn part_rows<'a>(pointer: *const i64, count: u32) -> Result<&'a [i64]
     expect_aligned(pointer, "part_rows")?;
     // SAFETY: aligned and not NULL; the rest is the caller's promise.
     Ok(unsafe { std::slice::from_raw_parts(pointer, count as usize) })
+}
+
+/// An array of the caller.
+///
+/// # Safety
+/// `count` readable values, if not NULL.
+pub unsafe fn array<'a, T>(pointer: *const T, count: u32, name: &str, count_name: &str) -> Result<&'a [T]> {
+    if count == 0 {
+        return Ok(&[]);
+    }
+    ensure!(!pointer.is_null(), NullPointer, "{name} is NULL, {count_name} is {count}");
+    expect_aligned(pointer, name)?;
+    // SAFETY: aligned and not NULL; the rest is the caller's promise.
+    Ok(unsafe { std::slice::from_raw_parts(pointer, count as usize) })
+}
+
+/// A name.
+///
+/// # Safety
+/// NULL or zero-terminated.
+pub unsafe fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
+    ensure!(!pointer.is_null(), NullPointer, "{name} is NULL");
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { CStr::from_ptr(pointer) };
+    match bytes.to_str() {
+        Ok("") => fail!(InvalidArgument, "{name} is empty"),
+        Ok(text) => Ok(text),
+        Err(error) => fail!(InvalidArgument, "{name} is no UTF-8 at byte {}", error.valid_up_to()),
+    }
+}
+
+/// Writes text for the caller: zero-terminated, cut to `capacity` bytes. `length`, if not NULL, gets all of its length.
+///
+/// # Safety
+/// `capacity` writable bytes, and a writable or NULL `length`.
+pub unsafe fn write_text(line: &str, text: *mut c_char, capacity: u64, length: *mut u64) -> Result<()> {
+    ensure!(capacity == 0 || !text.is_null(), NullPointer, "text is NULL, capacity is {capacity}");
+    // SAFETY: the caller's promise.
+    unsafe {
+        let length = (!length.is_null()).then(|| required_mut(length, "length")).transpose()?;
+        if capacity > 0 {
+            let mut room = line.len().min((capacity - 1) as usize);
+            while !line.is_char_boundary(room) {
+                room -= 1;
+            }
+            std::ptr::copy_nonoverlapping(line.as_ptr(), text.cast::<u8>(), room);
+            text.add(room).write(0);
+        }
+        if let Some(length) = length {
+            *length = line.len() as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Staging memory.
+pub fn staging(address: *mut c_void, bytes: u64) -> Staging {
+    Staging { address: address.cast(), bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
 }
 
 /// Where [`tensor`] puts what it made: a result of this size, moved twice, would cost as much as the checks.

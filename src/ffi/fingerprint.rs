@@ -14,9 +14,10 @@ use crate::tensor::{Dtype, Tensor};
 use super::context::fp8rt_context;
 use super::convert::{
     Place, descriptor, expect_aligned, expect_flags, expect_present, expect_stream, optional_tensor, part_rows,
-    required_mut, scale_format, shared_context, tensor, text,
+    required, required_mut, scale_format, shared_context, tensor, text,
 };
 use super::guard::guard;
+use super::refit_plan::fp8rt_refit;
 use super::types::{fp8rt_fingerprint, fp8rt_fingerprint_desc, fp8rt_fingerprint_sum, fp8rt_status, fp8rt_tensor};
 
 /// Adds the blocks of a weight to `sum`: for each a hash of its name, part, expert, block row, block column, codes and
@@ -47,7 +48,7 @@ pub unsafe extern "C" fn fp8rt_fingerprint_weight(
         let [codes_place, scales_place] = &mut places;
         let codes = tensor(context, codes, "codes", codes_place)?;
         let scales = optional_tensor(context, scales, "scales", scales_place)?;
-        let sum = sum_pointer(sum)?;
+        let sum = sum_pointer(sum, "sum")?;
         expect_stream(context, stream)?;
         context.fingerprint(&manner.requests(codes, scales, sum)?, stream)
     })
@@ -70,6 +71,54 @@ pub unsafe extern "C" fn fp8rt_fingerprint_read(
         let context = shared_context(context)?;
         expect_stream(context, stream)?;
         read(context, sums, count, values, total, stream)
+    })
+}
+
+/// Adds what the destinations of a plan hold to `sums`, one for each of its num_sources sources: the sum of
+/// fp8rt_fingerprint_weight over the regions of the source, each at its place in the source. What no region fills does not
+/// count. In any state; whether a refit is complete says fp8rt_refit_finish.
+///
+/// A region that nobody recorded counts by the name of its destination and its part, rows from the beginning of the part. A
+/// recorded one counts by the name of its source, part 0, experts, rows and columns in the source: so engines that pack and
+/// shard alike or not, and a trainer with the names of a checkpoint, compute the same, if all are cut on blocks of the
+/// source (cut_on_blocks of fp8rt_refit_info). What several ranks hold is counted by each.
+///
+/// `sums`: as for fp8rt_fingerprint_weight. On a GPU one launch for each 240 regions.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fp8rt_refit_fingerprint(
+    refit: *const fp8rt_refit,
+    sums: *mut fp8rt_fingerprint_sum,
+    stream: *mut c_void,
+) -> fp8rt_status {
+    // SAFETY: pointers as the header asks.
+    guard("fp8rt_refit_fingerprint", || unsafe {
+        let refit = &required(refit, "refit")?.0;
+        expect_stream(refit.context(), stream)?;
+        if refit.model().sources.is_empty() {
+            return Ok(());
+        }
+        refit.fingerprint(sum_pointer(sums, "sums")?, stream)
+    })
+}
+
+/// As fp8rt_fingerprint_read, of a plan's sums. `count` must be its num_sources; value i is that of source i, which
+/// fp8rt_refit_source_name names. Synchronizes with `stream`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fp8rt_refit_fingerprint_read(
+    refit: *const fp8rt_refit,
+    sums: *const fp8rt_fingerprint_sum,
+    count: u32,
+    values: *mut fp8rt_fingerprint,
+    total: *mut fp8rt_fingerprint,
+    stream: *mut c_void,
+) -> fp8rt_status {
+    // SAFETY: pointers as the header asks.
+    guard("fp8rt_refit_fingerprint_read", || unsafe {
+        let refit = &required(refit, "refit")?.0;
+        let sources = refit.model().sources.len();
+        ensure!(count as usize == sources, InvalidArgument, "count is {count}, the plan has {sources} sources");
+        expect_stream(refit.context(), stream)?;
+        read(refit.context(), sums, count, values, total, stream)
     })
 }
 
@@ -113,12 +162,12 @@ fn fingerprint(value: u128) -> fp8rt_fingerprint {
 }
 
 /// A sum in the memory of the context's device: only the address is looked at.
-pub(super) fn sum_pointer(sum: *mut fp8rt_fingerprint_sum) -> Result<SumPointer> {
+pub(super) fn sum_pointer(sum: *mut fp8rt_fingerprint_sum, name: &'static str) -> Result<SumPointer> {
     const { assert!(size_of::<fp8rt_fingerprint_sum>() == size_of::<Limbs>()) };
-    expect_aligned(sum, "sum")?;
+    expect_aligned(sum, name)?;
     match NonNull::new(sum.cast()) {
         Some(pointer) => Ok(SumPointer(pointer)),
-        None => fail!(NullPointer, "sum is NULL"),
+        None => fail!(NullPointer, "{name} is NULL"),
     }
 }
 
@@ -174,7 +223,7 @@ impl<'a> Manner<'a> {
             };
             let name = Name::new(self.name, part);
             let Manner { expert, block_row, block_column, .. } = *self;
-            Request::new(codes, scales, rows, Origin { name, expert, block_row, block_column }, sum)
+            Request::new(codes, scales, rows, Origin { name, expert, block_row, block_column, offset: [0; 2] }, sum)
         };
         parts.parts().enumerate().map(request).collect()
     }

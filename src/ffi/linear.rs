@@ -11,7 +11,7 @@ use crate::tensor::Dtype;
 use super::context::fp8rt_context;
 use super::convert::{
     Place, descriptor, dtype, expect_flags, expect_present, expect_stream, extent, floor, optional_tensor, part_rows,
-    recipe, required, required_mut, scale_format, tensor, write_descriptor,
+    recipe, required, required_mut, scale_format, tensor, write_descriptor, write_text,
 };
 use super::guard::guard;
 use super::types::*;
@@ -106,20 +106,7 @@ pub unsafe extern "C" fn fp8rt_linear_plan_describe(
     // SAFETY: pointers as the header asks.
     guard("fp8rt_linear_plan_describe", || unsafe {
         let line = required(plan, "plan")?.0.describe();
-        ensure!(capacity == 0 || !text.is_null(), NullPointer, "text is NULL, capacity is {capacity}");
-        let length = (!length.is_null()).then(|| required_mut(length, "length")).transpose()?;
-        if capacity > 0 {
-            let mut room = line.len().min((capacity - 1) as usize);
-            while !line.is_char_boundary(room) {
-                room -= 1;
-            }
-            std::ptr::copy_nonoverlapping(line.as_ptr(), text.cast::<u8>(), room);
-            text.add(room).write(0);
-        }
-        if let Some(length) = length {
-            *length = line.len() as u64;
-        }
-        Ok(())
+        write_text(&line, text, capacity, length)
     })
 }
 

@@ -161,7 +161,7 @@ __device__ Hash hash_of(const HashedMatrix &m, const Tile &t, const uint64_t (&h
   }
   Hash hash{m.name_low, m.name_high};
   hash.take(uint64_t(m.block_row + t.band) | uint64_t(m.block_column + t.group) << 32);
-  hash.take(uint64_t(m.expert + t.expert) | uint64_t(t.rows) << 32 | uint64_t(t.columns) << 48);
+  hash.take(uint64_t(m.expert + t.expert) | uint64_t(t.rows | t.columns << 16 | m.offsets) << 32);
   hash.take(scale_bits(m, t));
   hash.take(first);
   hash.take(second);

@@ -17,7 +17,7 @@ struct HashedMatrix {
   uint32_t expert, block_row, block_column;  // of the first block, in the named tensor
   uint32_t scale_kind;
   uint32_t aligned;  // whether 16-byte loads are
-  uint32_t reserved;
+  uint32_t offsets;  // of the first block: row << 8 | byte << 24
 };
 
 enum ScaleKind : uint32_t { kNoScale = 0, kFloatScale = 1, kPackedScale = 2 };

@@ -27,7 +27,7 @@ pub struct HashedMatrix {
     pub block_column: u32,
     pub scale_kind: u32,
     pub aligned: u32,
-    pub reserved: u32,
+    pub offsets: u32,
 }
 
 impl HashedMatrix {
@@ -52,7 +52,7 @@ impl HashedMatrix {
         block_column: 0,
         scale_kind: 0,
         aligned: 0,
-        reserved: 0,
+        offsets: 0,
     };
 }
 

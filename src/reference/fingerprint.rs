@@ -39,7 +39,7 @@ pub fn fingerprint(request: &Request) {
                 let halves = [0, SHIFT].map(|shift| half(request, expert, row, column, shift));
                 // SAFETY: within the matrix.
                 let scale = unsafe { request.scale(expert, row, column) };
-                limbs.add(digest(request.origin.name, &request.place(expert, row, column), scale, halves));
+                limbs.add(digest(&request.origin, &request.place(expert, row, column), scale, halves));
             }
         }
     }
