@@ -9,6 +9,7 @@ use crate::device::{Device, DeviceTable, Stream};
 use crate::error::{Result, ensure};
 use crate::fingerprint;
 use crate::fused::Fused;
+use crate::measure::Measurement;
 use crate::quantize::{Dequantize, Health, HealthPointer, Quantize};
 use crate::refit::{Entries, Manner};
 use crate::tensor::Tensor;
@@ -115,6 +116,19 @@ impl Context {
             Place::Host(engine) => cpu::fingerprint(engine, requests),
             #[cfg(feature = "cuda")]
             Place::Gpu(device) => device.fingerprint(requests, Stream::new(stream)),
+        }
+    }
+}
+
+/// Measurements.
+impl Context {
+    /// Adds the blocks of checked requests to their sums, or enqueues that on the stream.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn measure(&self, requests: &[Measurement], stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(engine) => cpu::measure(engine, requests),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.measure(requests, Stream::new(stream)),
         }
     }
 }

@@ -8,6 +8,7 @@ mod fused;
 mod isa;
 mod lanes;
 pub mod linear;
+mod measure;
 mod quantize;
 mod segment;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use environment::Environment;
 pub use fingerprint::fingerprint;
 pub use fused::fused;
 pub use isa::Isa;
+pub use measure::measure;
 pub use quantize::quantize;
 pub use threads::{Threads, forks};
 

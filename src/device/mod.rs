@@ -10,6 +10,7 @@ mod driver;
 mod fingerprint;
 mod fused;
 mod linear;
+mod measure;
 mod quantize;
 mod reading;
 mod refit;

@@ -87,12 +87,17 @@ pub fn tiles(matrix: &Matrix) -> usize {
     matrix.experts as usize * (matrix.rows as usize).div_ceil(BLOCK) * groups(matrix.columns as usize)
 }
 
-fn header(formula: Option<Formula>, format: ScaleFormat, scales_only: bool, health: *mut std::ffi::c_void) -> Header {
-    let format = match format {
+/// The number of a format in the kernels.
+pub fn format_number(format: ScaleFormat) -> u32 {
+    match format {
         ScaleFormat::Fp32 => 0,
         ScaleFormat::Pow2 => 1,
         ScaleFormat::Ue8m0Packed => 2,
-    };
+    }
+}
+
+fn header(formula: Option<Formula>, format: ScaleFormat, scales_only: bool, health: *mut std::ffi::c_void) -> Header {
+    let format = format_number(format);
     let rule = match (formula, scales_only) {
         (None, _) => kernels::GIVEN,
         (_, true) => kernels::SCALES_ONLY,

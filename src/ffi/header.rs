@@ -3,8 +3,19 @@
 use std::path::Path;
 
 /// The chapters of the header, in order.
-const CHAPTERS: [&str; 10] =
-    ["types", "version", "context", "scales", "quantize", "fused", "refit", "refit_plan", "fingerprint", "linear"];
+const CHAPTERS: [&str; 11] = [
+    "types",
+    "version",
+    "context",
+    "scales",
+    "quantize",
+    "fused",
+    "refit",
+    "refit_plan",
+    "fingerprint",
+    "report",
+    "linear",
+];
 
 #[test]
 fn the_committed_header_is_current() {

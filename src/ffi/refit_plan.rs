@@ -381,11 +381,11 @@ fn receipt_of(refit: &Refit) -> fp8rt_refit_receipt {
 }
 
 /// The caller's items.
-struct Given<'a> {
+pub(super) struct Given<'a> {
     device: i32,
     items: &'a [fp8rt_refit_item],
     /// Whether the host is no place for them.
-    only_device: bool,
+    pub(super) only_device: bool,
     /// Codes and scales that they become, item by item.
     targets: Option<(&'a [fp8rt_tensor], &'a [fp8rt_tensor])>,
 }
@@ -393,7 +393,7 @@ struct Given<'a> {
 impl<'a> Given<'a> {
     /// # Safety
     /// `count` readable items.
-    unsafe fn new(device: i32, items: *const fp8rt_refit_item, count: u32) -> Result<Given<'a>> {
+    pub(super) unsafe fn new(device: i32, items: *const fp8rt_refit_item, count: u32) -> Result<Given<'a>> {
         // SAFETY: the caller's promise.
         let items = unsafe { array(items, count, "items", "count") }?;
         Ok(Given { device, items, only_device: false, targets: None })

@@ -136,6 +136,18 @@ pub enum fp8rt_refit_state {
     FAILED = 2,
 }
 
+/// Forms of a report.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_report_format {
+    /// An object with `suggestion`, `total`, `layers`, `projections`, `tensors`, `not_measured` and `definitions`.
+    JSON = 0,
+    /// Tables for a terminal, in UTF-8.
+    TEXT = 1,
+    /// One page that needs nothing else, with charts over the layers.
+    HTML = 2,
+}
+
 /// `fp8rt_quantize_desc.flags`: `floor` is set. Without it the recipe's own floor holds.
 pub const FP8RT_QUANTIZE_FLOOR: u32 = 1;
 
@@ -271,6 +283,29 @@ pub struct fp8rt_fingerprint {
 pub struct fp8rt_fingerprint_sum {
     /// Room for 2^32 blocks.
     pub limbs: [u64; 4],
+}
+
+/// Sums over the blocks of a source that a report is made of, over finite elements x. For a GPU context they lie in device
+/// memory. 8-byte aligned.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct fp8rt_error_sums {
+    /// Sum of x^2.
+    pub squares: f64,
+    /// Sum of (x - code * scale)^2.
+    pub errors: f64,
+    /// Number of them.
+    pub elements: u64,
+    /// Those that are not zero and whose code is.
+    pub became_zero: u64,
+    /// Those whose code is a subnormal of E4M3.
+    pub became_subnormal: u64,
+    /// Elements that are NaN or infinite, which are in no other sum.
+    pub non_finite: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// Blocks whose largest magnitude exceeds 6 times the root of their mean square.
+    pub outlier_blocks: u64,
 }
 
 /// Which tensor it is, or which shard of it, that a fingerprint counts.

@@ -5,6 +5,7 @@ mod accounting;
 mod fingerprint;
 mod items;
 mod many;
+mod measure;
 mod missing;
 mod model;
 mod plan;

@@ -347,7 +347,7 @@ fn take(
 }
 
 /// Puts number and name of an item before a message about it.
-fn name_item(index: usize, name: &str) -> impl FnOnce(Error) -> Error + '_ {
+pub(super) fn name_item(index: usize, name: &str) -> impl FnOnce(Error) -> Error + '_ {
     move |error| Error { message: format!("items[{index}] ({name}): {}", error.message), ..error }
 }
 
