@@ -243,6 +243,27 @@ typedef uint32_t fp8rt_backend;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// Forms of a report.
+enum fp8rt_report_format
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // An object with `suggestion`, `total`, `layers`, `projections`, `tensors`, `not_measured` and `definitions`.
+  FP8RT_REPORT_FORMAT_JSON = 0,
+  // Tables for a terminal, in UTF-8.
+  FP8RT_REPORT_FORMAT_TEXT = 1,
+  // One page that needs nothing else, with charts over the layers.
+  FP8RT_REPORT_FORMAT_HTML = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum fp8rt_report_format fp8rt_report_format;
+#else
+typedef uint32_t fp8rt_report_format;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 // The device that calls run on, with the threads that it owns. Any number of threads may use one at once; creating and
 // destroying are exclusive. It may be destroyed before the plans that were made from it.
 typedef struct fp8rt_context fp8rt_context;
@@ -525,6 +546,27 @@ typedef struct fp8rt_fingerprint {
   // Bits 64 to 127.
   uint64_t high;
 } fp8rt_fingerprint;
+
+// Sums over the blocks of a source that a report is made of, over finite elements x. For a GPU context they lie in device
+// memory. 8-byte aligned.
+typedef struct fp8rt_error_sums {
+  // Sum of x^2.
+  double squares;
+  // Sum of (x - code * scale)^2.
+  double errors;
+  // Number of them.
+  uint64_t elements;
+  // Those that are not zero and whose code is.
+  uint64_t became_zero;
+  // Those whose code is a subnormal of E4M3.
+  uint64_t became_subnormal;
+  // Elements that are NaN or infinite, which are in no other sum.
+  uint64_t non_finite;
+  // Blocks.
+  uint64_t blocks;
+  // Blocks whose largest magnitude exceeds 6 times the root of their mean square.
+  uint64_t outlier_blocks;
+} fp8rt_error_sums;
 
 // Everything about a linear but its pointers: y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]).
 typedef struct fp8rt_linear_desc {
@@ -966,6 +1008,40 @@ fp8rt_status fp8rt_refit_fingerprint_read(const struct fp8rt_refit *refit,
                                           struct fp8rt_fingerprint *values,
                                           struct fp8rt_fingerprint *total,
                                           void *stream);
+
+// Compares `count` items with what the destinations of the plan hold, and adds to `sums`, one for each of the plan's
+// num_sources sources. Call it after the runs that brought them, with the values that they brought: on a GPU in the same
+// stream. For reports: it reads everything once, and is not made to be fast.
+//
+// Items lie on the context's device and hold values, no codes. What the plan keeps as it is adds nothing. `sums`: 8-byte
+// aligned, in the memory of the context's device, zeroed by the caller before the first call that adds to them.
+fp8rt_status fp8rt_refit_measure(const struct fp8rt_refit *refit,
+                                 const struct fp8rt_refit_item *items,
+                                 uint32_t count,
+                                 struct fp8rt_error_sums *sums,
+                                 void *stream);
+
+// Copies `count` sums from the memory of the context's device to `host`. Synchronizes with `stream`.
+fp8rt_status fp8rt_error_sums_read(struct fp8rt_context *context,
+                                   const struct fp8rt_error_sums *device,
+                                   uint32_t count,
+                                   struct fp8rt_error_sums *host,
+                                   void *stream);
+
+// Writes a report to `text`, zero-terminated and cut to `capacity` bytes: for each layer, projection and tensor the relative
+// error that FP8 adds, the shares of elements that became zero or subnormal, and of outlier blocks, the worst first; and
+// the num_first_layers_in_bf16 and num_last_layers_in_bf16 that this suggests, with the rule in words.
+//
+// `sums`: host memory, those of fp8rt_refit_measure; `count` must be the plan's num_sources. `format`: an
+// fp8rt_report_format. `length` (may be NULL) receives the whole length without the zero; `text` may be NULL if `capacity`
+// is 0. Layers and projections are read from the names of the sources (`layers.N.`, `h.N.`, `blocks.N.`).
+fp8rt_status fp8rt_refit_report(const struct fp8rt_refit *refit,
+                                const struct fp8rt_error_sums *sums,
+                                uint32_t count,
+                                uint32_t format,
+                                char *text,
+                                uint64_t capacity,
+                                uint64_t *length);
 
 // Chooses the backend for y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]), accumulated in float32.
 //

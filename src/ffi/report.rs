@@ -34,7 +34,8 @@ pub unsafe extern "C" fn fp8rt_refit_measure(
         expect_aligned(sums, "sums")?;
         let Some(sums) = NonNull::new(sums.cast()) else { fail!(NullPointer, "sums is NULL") };
         expect_stream(refit.context(), stream)?;
-        let given = Given { only_device: true, ..Given::new(refit.context().device, items, count)? };
+        let mut given = Given::new(refit.context().device, items, count)?;
+        given.only_device = true;
         refit.measure(&given, ErrorPointer(sums), stream)
     })
 }
