@@ -243,6 +243,27 @@ typedef uint32_t fp8rt_backend;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// Where a refit stands.
+enum fp8rt_refit_state
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // Not begun, or finished.
+  FP8RT_REFIT_STATE_IDLE = 0,
+  // Begun: runs are taken.
+  FP8RT_REFIT_STATE_OPEN = 1,
+  // A run failed after something was enqueued: what the destinations hold is not known until the next refit.
+  FP8RT_REFIT_STATE_FAILED = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum fp8rt_refit_state fp8rt_refit_state;
+#else
+typedef uint32_t fp8rt_refit_state;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 // Forms of a report.
 enum fp8rt_report_format
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L

@@ -1,6 +1,6 @@
 //! Producers of activations on a GPU.
 
-use crate::blocks::{BLOCK, PACKED, aligned_rows, groups};
+use crate::blocks::{BLOCK, PACKED, groups};
 use crate::error::{Result, ensure};
 use crate::fused::{Fused, Producer, Target};
 use crate::kernels::{self, FusedArguments, Header, Kernel, Matrix};

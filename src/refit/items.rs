@@ -242,7 +242,8 @@ fn units(destination: &Destination, region: &Region, window: &Window, shared: &W
         let begin = shared.first[axis] - window.first[axis];
         let end = begin + shared.extent[axis];
         for (verb, at) in [("begins", begin), ("ends", end)] {
-            if !at.is_multiple_of(size) && !(verb == "ends" && at == window.extent[axis]) {
+            let good = at.is_multiple_of(size) || (verb == "ends" && at == window.extent[axis]);
+            if !good {
                 let (name, place) = (destination.name.clone(), window.first[axis] + at);
                 fail!(
                     Shape,

@@ -404,7 +404,8 @@ fn cuts(destination: &Destination, target: &Window) -> Result<Vec<(usize, Window
     let columns = destination.values.columns();
     for (what, column) in [("begins", target.first[2]), ("ends", target.end(2))] {
         let name = &destination.name;
-        if !column.is_multiple_of(width) && !(what == "ends" && column == columns) {
+        let good = column.is_multiple_of(width) || (what == "ends" && column == columns);
+        if !good {
             let name = name.clone();
             fail!(Shape, "{what} at column {column} of {name}, must be a multiple of {width} or the end of the row");
         }
@@ -416,7 +417,8 @@ fn cuts(destination: &Destination, target: &Window) -> Result<Vec<(usize, Window
         let Some(cut) = target.shared(&rows) else { continue };
         let (first, end) = (cut.first[1] - part.first, cut.end(1) - part.first);
         for (what, row) in [("begins", first), ("ends", end)] {
-            if !row.is_multiple_of(height) && !(what == "ends" && row == part.count) {
+            let good = row.is_multiple_of(height) || (what == "ends" && row == part.count);
+            if !good {
                 let (name, whole) = (destination.name.clone(), part.first + row);
                 fail!(
                     Shape,
