@@ -13,6 +13,7 @@
 #include "fingerprints.hpp"
 #include "matrix.hpp"
 #include "oracle.hpp"
+#include "parameter.hpp"
 #include "random.hpp"
 
 namespace fp8rt_test {
@@ -270,6 +271,153 @@ TEST_F(Fingerprint, NothingAddsNothing) {
   ASSERT_OK(fp8rt_fingerprint_read(context.get(), nullptr, 0, nullptr, &total, nullptr));
   EXPECT_EQ(total, fp8rt_fingerprint{});
 }
+
+// What a plan says of its sources.
+std::vector<fp8rt_fingerprint> of_plan(const fp8rt::Refit &refit, std::vector<fp8rt_fingerprint_sum> *sums = nullptr) {
+  const std::uint32_t count = refit.query().num_sources;
+  std::vector<fp8rt_fingerprint_sum> own(count);
+  std::vector<fp8rt_fingerprint_sum> &to = sums == nullptr ? own : *sums;
+  std::vector<fp8rt_fingerprint> values(count);
+  fp8rt::check(fp8rt_refit_fingerprint(refit.get(), to.data(), nullptr));
+  fp8rt::check(fp8rt_refit_fingerprint_read(refit.get(), to.data(), count, values.data(), nullptr, nullptr));
+  return values;
+}
+
+// What a trainer expects of a tensor that it sends: quantized as a whole, by itself.
+fp8rt_fingerprint expected(const fp8rt::Context &context, const std::string &name, const Matrix &values,
+                           std::uint32_t format) {
+  Rule rule;
+  rule.format = format;
+  Matrix codes(FP8RT_DTYPE_E4M3, values.extents()), scales = make_scales(rule, values.extents());
+  fp8rt::check(quantize(context, rule, values, codes, scales));
+  Identity identity{name};
+  identity.format = format;
+  const fp8rt_tensor view = scales.tensor();
+  return fingerprint_of(context, identity, codes.tensor(), &view);
+}
+
+Matrix normal(std::uint32_t seed, Extents extents) {
+  Matrix made(FP8RT_DTYPE_BF16, extents);
+  Random(seed).fill_normal(made, 0.02f);
+  return made;
+}
+
+class FingerprintOfPlans : public Fingerprint, public ::testing::WithParamInterface<std::uint32_t> {};
+
+// Without recorded regions a destination counts by its own name, part by part.
+TEST_P(FingerprintOfPlans, OwnNamesCountByParts) {
+  Rule rule, parted;
+  rule.format = parted.format = GetParam(), parted.parts = {192, 66};
+  Parameter slab("slab", rule, {200, 600, 3}, 4), merged("merged", parted, {258, 300});
+  Parameter norm("norm", FP8RT_DTYPE_F32, {1, 300}), bias("bias", FP8RT_DTYPE_BF16, {140, 70, 2}, 6);
+  fp8rt::Refit refit(context, {slab.destination(), merged.destination(), norm.destination(), bias.destination()});
+  const Matrix a = normal(1, {200, 600, 3}), b = normal(2, {258, 300}), d = normal(4, {140, 70, 2});
+  Matrix c(FP8RT_DTYPE_F32, {1, 300});
+  Random(3).fill_normal(c, 1);
+  refit.begin();
+  refit.run({item("slab", a), item("merged", b), item("norm", c), item("bias", d)});
+  refit.finish();
+  const std::vector<fp8rt_fingerprint> values = of_plan(refit);
+  Identity identity;
+  identity.format = GetParam();
+  const auto alone = [&](const Parameter &parameter) {
+    identity.name = parameter.name, identity.parts = parameter.rule.parts;
+    const fp8rt_tensor scales = parameter.scales.tensor();
+    return fingerprint_of(context, identity, parameter.codes.tensor(), parameter.kept ? nullptr : &scales);
+  };
+  EXPECT_EQ(values[0], alone(slab));
+  EXPECT_EQ(values[1], alone(merged));
+  EXPECT_EQ(values[2], alone(norm));
+  EXPECT_EQ(values[3], alone(bias));
+  EXPECT_EQ(values[0], expected(context, "slab", a, GetParam()));
+}
+
+// Two ranks of an engine that packs gate and up, and cuts down by columns; a trainer with the names of the checkpoint.
+TEST_P(FingerprintOfPlans, RanksOfAPackedEngineAddUpToTheTrainers) {
+  const Extents wide{512, 1024}, tall{256, 1024};
+  const Matrix gate = normal(1, wide), up = normal(2, wide), down = normal(3, tall), embed = normal(4, {256, 64});
+  std::vector<fp8rt_fingerprint> ranks(4);
+  for (std::int64_t rank = 0; rank < 2; ++rank) {
+    Rule rule, parted;
+    rule.format = parted.format = GetParam(), parted.parts = {256, 256};
+    Parameter merged("gate_up_proj", parted, {512, 1024}), split("down_proj", rule, {256, 512});
+    Parameter kept("embed", FP8RT_DTYPE_BF16, {128, 64});
+    const std::vector<fp8rt_refit_region> regions = {
+        region("gate", 0, {0, 256 * rank, 0}, {256, 1024}, {}),
+        region("up", 0, {0, 256 * rank, 0}, {256, 1024}, {0, 256, 0}),
+        region("down", 1, {0, 0, 512 * rank}, {256, 512}, {}),
+        region("embed", 2, {0, 128 * rank, 0}, {128, 64}, {}),
+    };
+    fp8rt::Refit refit(context, {merged.destination(), split.destination(), kept.destination()}, regions);
+    EXPECT_EQ(refit.query().cut_on_blocks, 1u);
+    refit.begin();
+    refit.run({item("up", up), item("down", down), item("gate", gate), item("embed", embed)});
+    refit.finish();
+    const std::vector<fp8rt_fingerprint> values = of_plan(refit);
+    for (std::size_t source = 0; source < 4; ++source) ranks[source] = ranks[source] + values[source];
+  }
+  EXPECT_EQ(ranks[0], expected(context, "gate", gate, GetParam()));
+  EXPECT_EQ(ranks[1], expected(context, "up", up, GetParam()));
+  EXPECT_EQ(ranks[2], expected(context, "down", down, GetParam()));
+  EXPECT_EQ(ranks[3], fingerprint_of(context, {"embed"}, embed.tensor(), nullptr));
+}
+
+// R4: an old scale in one of many tensors. Only the value of that source changes.
+TEST_P(FingerprintOfPlans, AStaleScaleIsNamed) {
+  Rule rule;
+  rule.format = GetParam();
+  std::vector<Parameter> all;
+  for (const char *name : {"a", "b", "c"}) all.emplace_back(name, rule, Extents{256, 512});
+  fp8rt::Refit refit(context, {all[0].destination(), all[1].destination(), all[2].destination()});
+  const Matrix values = normal(9, {256, 512});
+  refit.begin();
+  refit.run({item("a", values), item("b", values), item("c", values)});
+  refit.finish();
+  const std::vector<fp8rt_fingerprint> before = of_plan(refit);
+  all[1].scales.data()[3] ^= 1;
+  const std::vector<fp8rt_fingerprint> after = of_plan(refit);
+  EXPECT_EQ(before[0], after[0]);
+  EXPECT_NE(before[1], after[1]);
+  EXPECT_EQ(before[2], after[2]);
+  EXPECT_NE(before[0], before[1]);
+}
+
+// A box that begins inside a block of its source has its own value: it is none of the source's blocks.
+TEST_P(FingerprintOfPlans, ACutOffBlocksIsToldFromOneOnThem) {
+  Rule rule;
+  rule.format = GetParam();
+  Parameter w("w", rule, {64, 512});
+  const Matrix values = normal(6, {256, 512});
+  std::vector<fp8rt_fingerprint> seen;
+  for (const std::int64_t first : {0, 64, 128, 192}) {
+    fp8rt::Refit refit(context, {w.destination()}, {region("source", 0, {0, first, 0}, {64, 512}, {})});
+    refit.begin();
+    refit.run({cut_item("source", first, 0, box_of(values, {}, {64, 512}))});
+    refit.finish();
+    const fp8rt_fingerprint value = of_plan(refit)[0];
+    EXPECT_EQ(std::count(seen.begin(), seen.end(), value), 0) << first;
+    seen.push_back(value);
+  }
+}
+
+TEST_P(FingerprintOfPlans, ArgumentsAreChecked) {
+  Rule rule;
+  rule.format = GetParam();
+  Parameter w("w", rule, {64, 512});
+  const fp8rt::Refit refit(context, {w.destination()});
+  fp8rt_fingerprint_sum sum{};
+  EXPECT_TRUE(failed_with(fp8rt_refit_fingerprint(refit.get(), nullptr, nullptr), FP8RT_STATUS_NULL_POINTER,
+                          "fp8rt_refit_fingerprint", {"sums"}));
+  EXPECT_TRUE(failed_with(fp8rt_refit_fingerprint_read(refit.get(), &sum, 2, nullptr, nullptr, nullptr),
+                          FP8RT_STATUS_INVALID_ARGUMENT, "fp8rt_refit_fingerprint_read", {"2", "1 sources"}));
+  const auto inside = reinterpret_cast<fp8rt_fingerprint_sum *>(w.codes.data());
+  EXPECT_TRUE(failed_with(fp8rt_refit_fingerprint(refit.get(), inside, nullptr), FP8RT_STATUS_OVERLAP,
+                          "fp8rt_refit_fingerprint", {"w", "codes"}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, FingerprintOfPlans,
+                         ::testing::Values(FP8RT_SCALE_FORMAT_FP32, FP8RT_SCALE_FORMAT_POW2,
+                                           FP8RT_SCALE_FORMAT_UE8M0_PACKED));
 
 class FingerprintArguments : public Fingerprint {
  protected:
