@@ -65,15 +65,17 @@ impl ErrorSums {
         self.outlier_blocks = (square * self.elements as f64 > OUTLIER * OUTLIER * self.squares) as u64;
     }
 
+    /// The counts of a caller may be anything.
     pub fn add(&mut self, other: &ErrorSums) {
         self.squares += other.squares;
         self.errors += other.errors;
-        self.elements += other.elements;
-        self.became_zero += other.became_zero;
-        self.became_subnormal += other.became_subnormal;
-        self.non_finite += other.non_finite;
-        self.blocks += other.blocks;
-        self.outlier_blocks += other.outlier_blocks;
+        let sum = |count: &mut u64, other: u64| *count = count.saturating_add(other);
+        sum(&mut self.elements, other.elements);
+        sum(&mut self.became_zero, other.became_zero);
+        sum(&mut self.became_subnormal, other.became_subnormal);
+        sum(&mut self.non_finite, other.non_finite);
+        sum(&mut self.blocks, other.blocks);
+        sum(&mut self.outlier_blocks, other.outlier_blocks);
     }
 
     /// The relative error: the norm of the errors over the norm of the values.

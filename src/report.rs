@@ -81,8 +81,8 @@ impl Report {
             ("became_zero", "share of the elements that are not zero and whose code is".to_owned()),
             (
                 "became_subnormal",
-                "share of the elements whose code is a subnormal of E4M3: below 1/28672 of their block's largest magnitude, \
-                 where steps no longer shrink with the value"
+                "share of the elements whose code is a subnormal of E4M3: below 1/28672 of their block's largest magnitude \
+                 (power-of-two scales: up to 1/14336), where steps no longer shrink with the value"
                     .to_owned(),
             ),
             (
@@ -103,7 +103,8 @@ fn largest_stack(rows: &[Row]) -> String {
     let mut elements = BTreeMap::new();
     for row in rows {
         if let Some(stack) = &row.place.stack {
-            *elements.entry(stack).or_insert(0) += row.sums.elements;
+            let sum: &mut u64 = elements.entry(stack).or_default();
+            *sum = sum.saturating_add(row.sums.elements);
         }
     }
     elements.into_iter().max_by_key(|&(_, elements)| elements).map_or(String::new(), |(stack, _)| stack.clone())

@@ -14,6 +14,8 @@ void call_quantize_with_scales(Arguments &arguments, fp8rt_context *context);
 void call_dequantize(Arguments &arguments, fp8rt_context *context);
 void call_weights(Arguments &arguments, fp8rt_context *context);
 void call_producers(Arguments &arguments, fp8rt_context *context);
+void call_fingerprint(Arguments &arguments, fp8rt_context *context);
+void call_report(Arguments &arguments, fp8rt_context *context);
 void call_linear(Arguments &arguments, fp8rt_context *context);
 
 // Aborts if a status is none that a sound library can return here.
