@@ -124,14 +124,16 @@ pub fn errors(report: &Report) -> String {
         &mut svg,
         format!(r#"<text class="axis" x="90" y="{middle:.1}" {turned} text-anchor="middle">relative error</text>"#),
     );
-    for (class, value, name) in [("median", suggestion.median, "median"), ("bound", suggestion.bound, "bound")] {
+    for (name, value) in [("median", suggestion.median), ("bound", suggestion.bound)] {
         let (y, end, label) = (scale.y(value), LEFT + PLOT, percent(value));
-        let line = format!(r#"<line class="{class}" x1="{LEFT}" x2="{end}" y1="{y:.1}" y2="{y:.1}">"#);
+        let line = format!(r#"<line class="{name}" x1="{LEFT}" x2="{end}" y1="{y:.1}" y2="{y:.1}">"#);
         push(&mut svg, format!("{line}<title>{name} {label}</title></line>"));
-        let (x, y) = (LEFT + PLOT - 4.0, y - 5.0);
-        push(&mut svg, format!(r#"<text class="{class}" x="{x}" y="{y:.1}" text-anchor="end">{name} {label}</text>"#));
     }
     points(&mut svg, report, &axis, &scale);
+    for (name, value) in [("median", suggestion.median), ("bound", suggestion.bound)] {
+        let (x, y, label) = (LEFT + PLOT - 4.0, scale.y(value) - 9.0, percent(value));
+        push(&mut svg, format!(r#"<text class="{name}" x="{x}" y="{y:.1}" text-anchor="end">{name} {label}</text>"#));
+    }
     axis.draw(&mut svg, scale.bottom);
     svg.push_str("</svg>\n");
     svg

@@ -27,6 +27,7 @@ svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--text); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 svg .tick { fill: var(--quiet); }
 svg .axis { font-size: 13px; }
+svg text.median, svg text.bound { paint-order: stroke; stroke: var(--page); stroke-width: 4px; }
 svg line { stroke-width: 1; }
 svg .grid { stroke: var(--line); }
 svg line.median { stroke: var(--good); stroke-dasharray: 2 4; stroke-width: 1.5; }
@@ -92,7 +93,7 @@ fn table<'a>(heading: &str, rows: impl Iterator<Item = (String, bool, Option<&'a
 impl Report {
     pub fn to_html(&self) -> String {
         let charts = if self.layers.is_empty() { String::new() } else { self.charts() };
-        let all = table("", [("all together".to_owned(), false, Some(&self.total))].into_iter());
+        let all = table("", [("all measured tensors".to_owned(), false, Some(&self.total))].into_iter());
         let projections =
             table("projection", self.projections.iter().map(|group| (group.name.clone(), false, Some(&group.sums))));
         let worst = self.rows.iter().take(SHOWN).map(|row| (row.name.clone(), false, Some(&row.sums)));
@@ -115,8 +116,8 @@ impl Report {
              <title>What FP8 did to the weights</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
              <h1>What FP8 did to the weights</h1>\n\
              <p class=\"quiet\">{measured} tensors were measured, {} were not (kept, or not brought).</p>\n\
-             {}{not_finite}{charts}<h2>Altogether</h2>\n{all}\
-             <h2>Projections, the worst first</h2>\n{projections}<h2>Tensors, the worst first</h2>\n{tensors}{}\
+             {}{not_finite}{charts}<h2>The whole model</h2>\n{all}\
+             <h2>Projections, the worst first</h2>\n{projections}{}<h2>Tensors, the worst first</h2>\n{tensors}\
              <h2>What the numbers mean</h2>\n<dl>\n{meanings}</dl>\n</body>\n</html>\n",
             self.kept.len(),
             self.suggestion_box(),

@@ -38,11 +38,12 @@ impl Suggestion {
     pub fn rule(&self) -> String {
         format!(
             "A layer stands out if the relative error of its quantized weights together exceeds the median over the layers, \
-             {:.4}, by three standard deviations (3 * 1.4826 * the median absolute deviation) and by at least 5% of the \
-             median: here if it exceeds {:.4}. num_first_layers_in_bf16 counts the layers from the first on that all stand \
+             {:.3}%, by three standard deviations (3 * 1.4826 * the median absolute deviation) and by at least 5% of the \
+             median: here if it exceeds {:.3}%. num_first_layers_in_bf16 counts the layers from the first on that all stand \
              out or are kept already, num_last_layers_in_bf16 those from the last back. Weights alone are looked at, not \
              activations: layers may be sensitive for other reasons, so compare with a run.",
-            self.median, self.bound
+            100.0 * self.median,
+            100.0 * self.bound
         )
     }
 }
