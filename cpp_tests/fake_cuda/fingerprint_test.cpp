@@ -45,6 +45,7 @@ TEST_F(Fingerprint, OneLaunchSaysWhereEverythingIs) {
   scales_view.device = 0;
   Identity identity{"w", 3, 7, 5, 2};
   const fp8rt_fingerprint_desc desc = identity.desc();
+  fake_cuda_reset();
   const Capture capture(stream);
   ASSERT_OK(fp8rt_fingerprint_weight(context.get(), &desc, &view, &scales_view, sum(1), stream.get()));
   EXPECT_TRUE(only_light_calls());
