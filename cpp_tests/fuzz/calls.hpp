@@ -13,6 +13,7 @@ void call_quantize(Arguments &arguments, fp8rt_context *context);
 void call_quantize_with_scales(Arguments &arguments, fp8rt_context *context);
 void call_dequantize(Arguments &arguments, fp8rt_context *context);
 void call_weights(Arguments &arguments, fp8rt_context *context);
+void call_refit(Arguments &arguments, fp8rt_context *context);
 void call_producers(Arguments &arguments, fp8rt_context *context);
 void call_fingerprint(Arguments &arguments, fp8rt_context *context);
 void call_report(Arguments &arguments, fp8rt_context *context);

@@ -17,7 +17,7 @@ readonly BESIDE="gpu_small gpu_weights gpu_activations gpu_values gpu_fused gpu_
 gpu_two_devices gpu_linear gpu_linear_small gpu_linear_shapes gpu_linear_tiles gpu_linear_parts \
 gpu_linear_isolation gpu_linear_streams gpu_linear_invariance gpu_linear_errors gpu_linear_checked \
 gpu_linear_far gpu_linear_two_devices"
-readonly ALONE="gpu_graphs gpu_refit gpu_linear_graphs"
+readonly ALONE="gpu_graphs gpu_refit gpu_refit_plan gpu_linear_graphs"
 SUMMARY=()
 FAILED=0
 

@@ -11,6 +11,7 @@ pub struct Units {
 
 impl Units {
     /// All of a region.
+    #[cfg(test)]
     pub fn of(region: &Region) -> Units {
         Units { first: [0; 3], count: region.units }
     }
@@ -191,5 +192,88 @@ fn for_words(first: usize, count: usize, mut action: impl FnMut(usize, u64) -> b
             return;
         }
         at += length;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refit::Window;
+
+    fn region(units: [usize; 3]) -> Region {
+        let target = Window { first: [0; 3], extent: units };
+        let (source_first, first_scale_row, first_unit) = ([0; 3], 0, 0);
+        Region { source: 0, destination: 0, part: 0, source_first, target, first_scale_row, units, first_unit }
+    }
+
+    fn accounting(regions: Vec<Region>) -> (Model, Accounting) {
+        let mut model = Model::default();
+        model.regions = regions;
+        let accounting = Accounting::new(&model);
+        (model, accounting)
+    }
+
+    /// Numbers that differ and repeat.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, end: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (self.0 >> 33) as usize % end
+        }
+    }
+
+    #[test]
+    fn boxes_are_those_of_a_plain_set() {
+        let mut numbers = Numbers(1);
+        for round in 0..300 {
+            let units = [1 + numbers.below(3), 1 + numbers.below(9), 1 + numbers.below([7, 64, 130][round % 3])];
+            let (model, mut accounting) = accounting(vec![region([1, 3, 50]), region(units)]);
+            let region = &model.regions[1];
+            let mut set = vec![false; region.total_units()];
+            for _ in 0..20 {
+                let first: [usize; 3] = std::array::from_fn(|axis| numbers.below(units[axis]));
+                let count = std::array::from_fn(|axis| 1 + numbers.below(units[axis] - first[axis]));
+                let some = Units { first, count };
+                let mut places = Vec::new();
+                for expert in 0..count[0] {
+                    for row in 0..count[1] {
+                        let at = ((first[0] + expert) * units[1] + first[1] + row) * units[2] + first[2];
+                        places.extend(at..at + count[2]);
+                    }
+                }
+                let taken = places.iter().find(|&&place| set[place]).copied();
+                let filled = accounting.fill(1, region, &some);
+                assert_eq!(filled.err().map(|[e, r, c]| (e * units[1] + r) * units[2] + c), taken);
+                if taken.is_none() {
+                    places.iter().for_each(|&place| set[place] = true);
+                    if numbers.below(3) == 0 {
+                        accounting.unfill(1, region, &some);
+                        places.iter().for_each(|&place| set[place] = false);
+                    }
+                }
+                assert_eq!(accounting.filled(), set.iter().filter(|&&filled| filled).count());
+                let missing = accounting.first_missing(1, region).map(|[e, r, c]| (e * units[1] + r) * units[2] + c);
+                assert_eq!(missing, set.iter().position(|&filled| !filled));
+            }
+            assert_eq!(accounting.filled_of(0), 0);
+            accounting.clear();
+            assert_eq!((accounting.filled(), accounting.first_missing(1, region)), (0, Some([0; 3])));
+        }
+    }
+
+    #[test]
+    fn a_whole_region_is_filled_once_and_taken_back() {
+        let (model, mut accounting) = accounting(vec![region([2, 5, 40])]);
+        let whole = Units::of(&model.regions[0]);
+        assert_eq!(accounting.fill(0, &model.regions[0], &whole), Ok(()));
+        assert_eq!(accounting.fill(0, &model.regions[0], &whole), Err([0; 3]));
+        let corner = Units { first: [1, 4, 39], count: [1; 3] };
+        assert_eq!(accounting.fill(0, &model.regions[0], &corner), Err([1, 4, 39]));
+        accounting.unfill(0, &model.regions[0], &corner);
+        assert_eq!(accounting.first_missing(0, &model.regions[0]), Some([1, 4, 39]));
+        assert_eq!(accounting.fill(0, &model.regions[0], &corner), Ok(()));
+        accounting.unfill(0, &model.regions[0], &whole);
+        assert_eq!((accounting.filled(), accounting.filled_of(0)), (0, 0));
     }
 }

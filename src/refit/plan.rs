@@ -170,6 +170,7 @@ impl Refit {
         if !pieces.is_empty() {
             self.context.expect_ready(stream)?;
         }
+        // What is copied straight from there asks for no room, but for the same state of the stream.
         if pieces.iter().any(|piece| piece.work.source_device() != self.context.device) {
             let theirs = Chosen { from_host: true, ..self.chosen(pieces) };
             self.context.expect_staging(&theirs, staging, stream)?;
