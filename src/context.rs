@@ -143,8 +143,9 @@ impl Context {
     pub unsafe fn read(&self, from: *const u8, to: *mut u8, bytes: usize, stream: *mut c_void) -> Result<()> {
         match &self.place {
             Place::Host(_) => {
-                // SAFETY: the caller's promise; without bytes the pointers may be any.
+                // Without bytes the pointers may be any.
                 if bytes > 0 {
+                    // SAFETY: the caller's promise.
                     unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
                 }
                 Ok(())

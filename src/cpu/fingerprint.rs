@@ -141,7 +141,9 @@ mod tests {
     fn every_instruction_set_gives_the_oracles_limbs() {
         let cases: [(usize, usize, usize, &[i64]); 4] =
             [(1, 130, 300, &[]), (2, 257, 128, &[]), (1, 200, 131, &[64, 136]), (3, 5, 1, &[])];
-        for (experts, rows, columns, parts) in cases {
+        // An interpreter takes the smallest alone.
+        let first = if cfg!(miri) { 3 } else { 0 };
+        for &(experts, rows, columns, parts) in &cases[first..] {
             for format in [ScaleFormat::Fp32, ScaleFormat::Ue8m0Packed] {
                 let random = |index: usize| key(index % 4000).wrapping_mul(index as u32 | 1);
                 let stride = columns + 3;
