@@ -114,7 +114,8 @@ inline fp8rt_linear_desc linear_desc() {
   return desc;
 }
 
-// A quantized parameter of a refit plan: recipe DEFAULT, format FP32, one part. `name` must live until the plan is made.
+// A quantized parameter of a refit plan: recipe DEFAULT, format FP32, one part. `name` must live until the plan is
+// made.
 inline fp8rt_refit_destination refit_destination(const char *name, const fp8rt_tensor &codes,
                                                  const fp8rt_tensor &scales) {
   fp8rt_refit_destination destination{};

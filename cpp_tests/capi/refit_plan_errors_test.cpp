@@ -22,9 +22,7 @@ Matrix values(std::uint32_t dtype, Extents extents) {
 
 class Refused : public ::testing::Test {
  protected:
-  Refused() {
-    destinations = {merged.destination(), norm.destination(), slab.destination()};
-  }
+  Refused() { destinations = {merged.destination(), norm.destination(), slab.destination()}; }
 
   fp8rt_refit_desc desc() const {
     fp8rt_refit_desc made{};
@@ -73,24 +71,29 @@ TEST_F(Refused, Pointers) {
   fp8rt_refit *refit = nullptr;
   const std::string create = "fp8rt_refit_create";
   EXPECT_TRUE(failed_with(fp8rt_refit_create(nullptr, &made, &refit), FP8RT_STATUS_NULL_POINTER, create, {"context"}));
-  EXPECT_TRUE(failed_with(fp8rt_refit_create(context.get(), nullptr, &refit), FP8RT_STATUS_NULL_POINTER, create, {"desc"}));
-  EXPECT_TRUE(failed_with(fp8rt_refit_create(context.get(), &made, nullptr), FP8RT_STATUS_NULL_POINTER, create, {"refit"}));
+  EXPECT_TRUE(
+      failed_with(fp8rt_refit_create(context.get(), nullptr, &refit), FP8RT_STATUS_NULL_POINTER, create, {"desc"}));
+  EXPECT_TRUE(
+      failed_with(fp8rt_refit_create(context.get(), &made, nullptr), FP8RT_STATUS_NULL_POINTER, create, {"refit"}));
   made.destinations = nullptr;
   EXPECT_TRUE(failed_with(fp8rt_refit_create(context.get(), &made, &refit), FP8RT_STATUS_NULL_POINTER, create,
                           {"destinations", "3"}));
   made = desc();
   made.num_regions = 2;
-  EXPECT_TRUE(failed_with(fp8rt_refit_create(context.get(), &made, &refit), FP8RT_STATUS_NULL_POINTER, create, {"regions", "2"}));
+  EXPECT_TRUE(failed_with(fp8rt_refit_create(context.get(), &made, &refit), FP8RT_STATUS_NULL_POINTER, create,
+                          {"regions", "2"}));
   made = desc();
   made.flags = 4;
-  EXPECT_TRUE(failed_with(fp8rt_refit_create(context.get(), &made, &refit), FP8RT_STATUS_INVALID_ARGUMENT, create, {"0x4"}));
+  EXPECT_TRUE(
+      failed_with(fp8rt_refit_create(context.get(), &made, &refit), FP8RT_STATUS_INVALID_ARGUMENT, create, {"0x4"}));
   made = desc();
   made.struct_size = 2;
   EXPECT_TRUE(failed_with(fp8rt_refit_create(context.get(), &made, &refit), FP8RT_STATUS_STRUCT_SIZE, create, {"2"}));
   EXPECT_EQ(refit, nullptr);
   EXPECT_OK(fp8rt_refit_destroy(nullptr));
   EXPECT_TRUE(failed_with(fp8rt_refit_begin(nullptr), FP8RT_STATUS_NULL_POINTER, "fp8rt_refit_begin", {"refit"}));
-  EXPECT_TRUE(failed_with(fp8rt_refit_finish(nullptr, 0, nullptr), FP8RT_STATUS_NULL_POINTER, "fp8rt_refit_finish", {"refit"}));
+  EXPECT_TRUE(
+      failed_with(fp8rt_refit_finish(nullptr, 0, nullptr), FP8RT_STATUS_NULL_POINTER, "fp8rt_refit_finish", {"refit"}));
   fp8rt_health health{};
   EXPECT_TRUE(failed_with(fp8rt_health_read(context.get(), nullptr, &health, nullptr), FP8RT_STATUS_NULL_POINTER,
                           "fp8rt_health_read", {"device"}));
@@ -182,8 +185,8 @@ TEST_F(Refused, States) {
   refit.begin();
   EXPECT_EQ(refit.query().blocks_filled, 0u);
   refit.run({item("norm", of_norm)});
-  EXPECT_TRUE(failed_with(fp8rt_refit_finish(refit.get(), 2, nullptr), FP8RT_STATUS_INVALID_ARGUMENT, "fp8rt_refit_finish",
-                          {"0x2"}));
+  EXPECT_TRUE(failed_with(fp8rt_refit_finish(refit.get(), 2, nullptr), FP8RT_STATUS_INVALID_ARGUMENT,
+                          "fp8rt_refit_finish", {"0x2"}));
   fp8rt_refit_receipt receipt{};
   EXPECT_TRUE(failed_with(fp8rt_refit_finish(refit.get(), FP8RT_REFIT_PARTIAL, &receipt), FP8RT_STATUS_STRUCT_SIZE,
                           "fp8rt_refit_finish", {"receipt"}));
@@ -210,9 +213,8 @@ TEST_F(Refused, WhatIsMissingIsNamed) {
             "{\"name\": \"slab\", \"source\": \"slab\", \"part\": 0, \"expert\": 1, \"row\": 0, \"column\": 0, "
             "\"filled\": 2, \"total\": 4}]");
   EXPECT_EQ(refit.query().state, FP8RT_REFIT_STATE_OPEN);
-  refit.run({part_item("merged", 0, values(FP8RT_DTYPE_BF16, {0, 300})),
-             expert_item("slab", 1, of_expert), expert_item("slab", 3, of_expert),
-             item("norm", values(FP8RT_DTYPE_BF16, {1, 300}))});
+  refit.run({part_item("merged", 0, values(FP8RT_DTYPE_BF16, {0, 300})), expert_item("slab", 1, of_expert),
+             expert_item("slab", 3, of_expert), item("norm", values(FP8RT_DTYPE_BF16, {1, 300}))});
   refit.run({cut_item("merged", 128, 0, values(FP8RT_DTYPE_BF16, {64, 300}))});
   EXPECT_EQ(refit.finish().destinations_filled, 3u);
   EXPECT_EQ(refit.missing(), "[]");
@@ -241,7 +243,9 @@ TEST_F(Refused, AWrongItemChangesNothing) {
       {no_name, FP8RT_STATUS_NULL_POINTER, {"items[2]", "name"}},
       {item("merged", wide), FP8RT_STATUS_SHAPE, {"items[2] (merged)", "301", "300"}},
       {cut_item("merged", 64, 0, rows), FP8RT_STATUS_SHAPE, {"items[2] (merged)", "row 64", "merged", "128"}},
-      {cut_item("merged", 192, 0, rows), FP8RT_STATUS_SHAPE, {"items[2] (merged)", "ends at row 292", "row 100 of a region"}},
+      {cut_item("merged", 192, 0, rows),
+       FP8RT_STATUS_SHAPE,
+       {"items[2] (merged)", "ends at row 292", "row 100 of a region"}},
       {part_item("merged", 2, rows), FP8RT_STATUS_INVALID_ARGUMENT, {"items[2]", "part is 2", "2"}},
       {part_item("merged", 0, all), FP8RT_STATUS_SHAPE, {"items[2]", "320", "part 0", "192"}},
       {cut_item("merged", 192, 64, half), FP8RT_STATUS_SHAPE, {"items[2]", "column 64"}},
@@ -253,7 +257,9 @@ TEST_F(Refused, AWrongItemChangesNothing) {
       {item("slab", expert), FP8RT_STATUS_SHAPE, {"items[2] (slab)", "rank 2", "4 experts"}},
       {expert_item("slab", 4, expert), FP8RT_STATUS_SHAPE, {"items[2] (slab)", "experts 4 to 5", "4"}},
       {expert_item("slab", 3, beyond), FP8RT_STATUS_SHAPE, {"items[2] (slab)", "experts 3 to 5"}},
-      {expert_item("slab", 3, expert), FP8RT_STATUS_INVALID_ARGUMENT, {"items[2] (slab)", "expert 3, row 0", "filled already"}},
+      {expert_item("slab", 3, expert),
+       FP8RT_STATUS_INVALID_ARGUMENT,
+       {"items[2] (slab)", "expert 3, row 0", "filled already"}},
       {cut_item("norm", 0, 64, one), FP8RT_STATUS_SHAPE, {"items[2] (norm)", "column 65"}},
   };
   refit.begin();
@@ -262,7 +268,8 @@ TEST_F(Refused, AWrongItemChangesNothing) {
   const Matrix codes = merged.codes, scales = merged.scales;
   const Matrix q = box_of(all, {0, 0, 0}, {192, 300});
   for (const Wrong &wrong : wrongs) {
-    EXPECT_TRUE(run_fails(refit, {item("slab", of_slab), part_item("merged", 0, q), wrong.item}, wrong.status, wrong.texts));
+    EXPECT_TRUE(
+        run_fails(refit, {item("slab", of_slab), part_item("merged", 0, q), wrong.item}, wrong.status, wrong.texts));
     EXPECT_EQ(refit.query().blocks_filled, before);
     EXPECT_EQ(refit.query().state, FP8RT_REFIT_STATE_OPEN);
   }

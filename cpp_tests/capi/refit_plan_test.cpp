@@ -1,5 +1,5 @@
-// The refit of a model by name, on the host: every source that a tensor may be, in any order, against the oracle on each
-// region alone.
+// The refit of a model by name, on the host: every source that a tensor may be, in any order, against the oracle on
+// each region alone.
 
 #include <gtest/gtest.h>
 
@@ -20,8 +20,7 @@ Matrix values(std::uint32_t dtype, Extents extents, std::uint32_t seed, std::int
   return made;
 }
 
-Rule rule_of(std::uint32_t format, std::vector<std::int64_t> parts = {},
-             std::uint32_t recipe = FP8RT_RECIPE_NEMO_RL) {
+Rule rule_of(std::uint32_t format, std::vector<std::int64_t> parts = {}, std::uint32_t recipe = FP8RT_RECIPE_NEMO_RL) {
   Rule rule;
   rule.recipe = recipe, rule.format = format, rule.parts = std::move(parts);
   return rule;
@@ -58,9 +57,12 @@ TEST_P(RefitPlan, EverySourceInAnyOrder) {
   EXPECT_EQ(info.staging_bytes, 0u);
   EXPECT_EQ(info.cut_on_blocks, 1u);
   for (std::uint32_t seed = 1; seed < 3; ++seed) {
-    const Matrix of_plain = values(FP8RT_DTYPE_F16, {130, 700}, seed, 9), of_merged = values(FP8RT_DTYPE_BF16, {388, 300}, seed);
-    const Matrix of_slab = values(FP8RT_DTYPE_F32, {200, 130, 3}, seed), of_cut = values(FP8RT_DTYPE_BF16, {400, 1100}, seed);
-    const Matrix of_norm = values(FP8RT_DTYPE_BF16, {1, 321}, seed), of_bias = values(FP8RT_DTYPE_F32, {40, 33, 2}, seed, 1);
+    const Matrix of_plain = values(FP8RT_DTYPE_F16, {130, 700}, seed, 9),
+                 of_merged = values(FP8RT_DTYPE_BF16, {388, 300}, seed);
+    const Matrix of_slab = values(FP8RT_DTYPE_F32, {200, 130, 3}, seed),
+                 of_cut = values(FP8RT_DTYPE_BF16, {400, 1100}, seed);
+    const Matrix of_norm = values(FP8RT_DTYPE_BF16, {1, 321}, seed),
+                 of_bias = values(FP8RT_DTYPE_F32, {40, 33, 2}, seed, 1);
     plain.want_all(of_plain), merged.want_all(of_merged), slab.want_all(of_slab), cut.want_all(of_cut);
     norm.want_all(of_norm), bias.want_all(of_bias);
     const Matrix q = box_of(of_merged, {0, 0, 0}, {192, 300}), k = box_of(of_merged, {0, 192, 0}, {66, 300});
@@ -79,13 +81,18 @@ TEST_P(RefitPlan, EverySourceInAnyOrder) {
     refit.begin();
     fp8rt_health health{};
     EXPECT_EQ(refit.run({cut_item("cut", 128, 512, right), part_item("qkv", 1, k), v_at_end, item("plain", of_plain),
-                         expert_item("experts", 2, last), cut_item("norm", 0, 64, a)}, &health), 7u);
+                         expert_item("experts", 2, last), cut_item("norm", 0, 64, a)},
+                        &health),
+              7u);
     EXPECT_EQ(refit.query().destinations_filled, 1u);
     EXPECT_EQ(refit.run({}), 0u);
     EXPECT_EQ(refit.run({up_of_one, cut_item("bias", 7, 0, rows), part_item("qkv", 0, q), cut_item("cut", 0, 0, top),
-                         expert_item("experts", 0, first), part_item("qkv", 3, v_top)}, &health), 7u);
+                         expert_item("experts", 0, first), part_item("qkv", 3, v_top)},
+                        &health),
+              7u);
     EXPECT_EQ(refit.run({cut_item("bias", 0, 0, above), cut_item("norm", 0, 0, b), gate_of_one,
-                         cut_item("cut", 128, 0, left)}), 4u);
+                         cut_item("cut", 128, 0, left)}),
+              4u);
     const fp8rt_refit_receipt receipt = refit.finish();
     EXPECT_EQ(receipt.destinations_filled, 6u);
     EXPECT_EQ(receipt.items, 16u);
@@ -105,7 +112,8 @@ TEST_P(RefitPlan, RecordedRegionsOfOddShards) {
   struct Layer {
     std::int64_t rows, columns, ranks;
   };
-  for (const Layer &layer : {Layer{384, 512, 2}, Layer{1152, 640, 2}, Layer{2112, 512, 1}, Layer{96, 600, 2}, Layer{64, 1024, 4}}) {
+  for (const Layer &layer :
+       {Layer{384, 512, 2}, Layer{1152, 640, 2}, Layer{2112, 512, 1}, Layer{96, 600, 2}, Layer{64, 1024, 4}}) {
     const Matrix gate = values(FP8RT_DTYPE_BF16, {layer.rows, layer.columns}, 1);
     const Matrix up = values(FP8RT_DTYPE_BF16, {layer.rows, layer.columns}, 2);
     const Matrix down = values(FP8RT_DTYPE_BF16, {layer.columns, layer.rows}, 3);
@@ -173,7 +181,8 @@ TEST_P(RefitPlan, ARegionOverPartsAndShardsOfATrainer) {
   // By the destination's own name too, which nobody else has.
   refit.begin();
   EXPECT_EQ(refit.run({part_item("gate_up", 1, box_of(fused, {0, 144, 0}, {256, 1100})),
-                       part_item("gate_up", 0, box_of(fused, {0, 0, 0}, {144, 1100}))}), 2u);
+                       part_item("gate_up", 0, box_of(fused, {0, 0, 0}, {144, 1100}))}),
+            2u);
   refit.finish();
   EXPECT_TRUE(merged.is_right());
 }
@@ -196,16 +205,18 @@ TEST_P(RefitPlan, QuantizedSources) {
     const Matrix v = box_of(source, {0, 256, 0}, {129, 1100}), qk = box_of(source, {0, 0, 0}, {192, 1100});
     const Matrix k = box_of(source, {0, 192, 0}, {64, 1100});
     const auto prequantize = [&](const Matrix &of) {
-      std::pair<Matrix, Matrix> made{Matrix(FP8RT_DTYPE_E4M3, of.extents()), make_scales(alone, of.extents(), column_major)};
+      std::pair<Matrix, Matrix> made{Matrix(FP8RT_DTYPE_E4M3, of.extents()),
+                                     make_scales(alone, of.extents(), column_major)};
       oracle_quantize(alone, of, made.first, made.second);
       return made;
     };
     const auto of_v = prequantize(v), of_q = prequantize(qk), of_k = prequantize(k);
     refit.begin();
-    EXPECT_EQ(refit.run({quantized(item("whole", codes), scales),
-                         quantized(part_item("parts", 2, of_v.first), of_v.second),
-                         quantized(part_item("parts", 1, of_k.first), of_k.second),
-                         quantized(part_item("parts", 0, of_q.first), of_q.second)}), 6u);
+    EXPECT_EQ(
+        refit.run({quantized(item("whole", codes), scales), quantized(part_item("parts", 2, of_v.first), of_v.second),
+                   quantized(part_item("parts", 1, of_k.first), of_k.second),
+                   quantized(part_item("parts", 0, of_q.first), of_q.second)}),
+        6u);
     refit.finish();
     whole.want_all(source), parts.want_all(source);
     EXPECT_TRUE(whole.is_right()) << column_major;
@@ -246,7 +257,8 @@ TEST_P(RefitPlan, ABoundTableFollowsItsSources) {
   Matrix of_other = values(FP8RT_DTYPE_F32, {100, 100}, 1);
   {
     fp8rt::Refit refit(context, destinations({&weight, &norm, &other}));
-    const std::vector<fp8rt_refit_item> items = {item("weight", of_weight), item("norm", of_norm), item("other", of_other)};
+    const std::vector<fp8rt_refit_item> items = {item("weight", of_weight), item("norm", of_norm),
+                                                 item("other", of_other)};
     ASSERT_OK(fp8rt_refit_bind(refit.get(), items.data(), 3, &handle));
     EXPECT_EQ(refit.query().blocks_filled, 0u);
   }
@@ -266,7 +278,8 @@ TEST_P(RefitPlan, ABoundTableFollowsItsSources) {
 TEST_P(RefitPlan, QuantizeInto) {
   Parameter merged("qkv", rule_of(format(), {192, 64, 64}), {320, 600}), norm("norm", FP8RT_DTYPE_BF16, {1, 8});
   Parameter shard("shard", rule_of(FP8RT_SCALE_FORMAT_FP32, {}, FP8RT_RECIPE_VLLM), {256, 600});
-  fp8rt::Refit refit(context, destinations({&merged, &norm, &shard}), {region("whole", 2, {0, 128, 0}, {256, 600}, {})});
+  fp8rt::Refit refit(context, destinations({&merged, &norm, &shard}),
+                     {region("whole", 2, {0, 128, 0}, {256, 600}, {})});
   const Matrix of_merged = values(FP8RT_DTYPE_BF16, {320, 600}, 1), of_whole = values(FP8RT_DTYPE_F16, {500, 600}, 2);
   Parameter mine("mine", merged.rule, {320, 600}, 8), yours("yours", shard.rule, {500, 600});
   const std::vector<fp8rt_refit_item> items = {item("qkv", of_merged), item("whole", of_whole)};
@@ -279,9 +292,9 @@ TEST_P(RefitPlan, QuantizeInto) {
   EXPECT_EQ(refit.query().blocks_filled, 0u);
   const Matrix of_norm = values(FP8RT_DTYPE_BF16, {1, 8}, 3);
   const fp8rt_refit_item kept = item("norm", of_norm);
-  EXPECT_TRUE(failed_with(
-      fp8rt_refit_quantize_into(refit.get(), &kept, codes.data(), scales.data(), 1, nullptr, nullptr),
-      FP8RT_STATUS_INVALID_ARGUMENT, "fp8rt_refit_quantize_into", {"items[0] (norm)", "kept"}));
+  EXPECT_TRUE(
+      failed_with(fp8rt_refit_quantize_into(refit.get(), &kept, codes.data(), scales.data(), 1, nullptr, nullptr),
+                  FP8RT_STATUS_INVALID_ARGUMENT, "fp8rt_refit_quantize_into", {"items[0] (norm)", "kept"}));
 }
 
 std::string format_name(const ::testing::TestParamInfo<std::uint32_t> &info) {

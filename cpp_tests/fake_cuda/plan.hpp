@@ -49,7 +49,9 @@ class Model {
   std::uint64_t written = 0;
 
  private:
-  const char *add_name() { return names_.emplace_back("model.layers." + std::to_string(names_.size()) + ".weight").c_str(); }
+  const char *add_name() {
+    return names_.emplace_back("model.layers." + std::to_string(names_.size()) + ".weight").c_str();
+  }
 
   fp8rt_tensor add_norm(int device, std::uint64_t bytes, std::int64_t columns) {
     norms_.emplace_back(device, bytes);

@@ -8,12 +8,14 @@ namespace {
 const std::vector<std::int64_t> kNorms = {4096, 64, 1};
 
 std::size_t count_copies() {
-  return fake_cuda_count("cuMemcpyDtoDAsync") + fake_cuda_count("cuMemcpyHtoDAsync") + fake_cuda_count("cuMemcpy2DAsync");
+  return fake_cuda_count("cuMemcpyDtoDAsync") + fake_cuda_count("cuMemcpyHtoDAsync") +
+         fake_cuda_count("cuMemcpy2DAsync");
 }
 
 // Everything that takes a stream had this one.
 ::testing::AssertionResult all_on(const Stream &stream) {
-  const std::map<std::string, int> places = {{"cuMemcpyDtoDAsync_v2", 3}, {"cuMemcpyHtoDAsync_v2", 3}, {"cuMemcpy2DAsync_v2", 4}};
+  const std::map<std::string, int> places = {
+      {"cuMemcpyDtoDAsync_v2", 3}, {"cuMemcpyHtoDAsync_v2", 3}, {"cuMemcpy2DAsync_v2", 4}};
   const auto wanted = reinterpret_cast<std::uintptr_t>(stream.get());
   for (const fake_cuda_call &call : recorded()) {
     const auto place = places.find(call.function);
@@ -57,8 +59,8 @@ TEST_F(RefitPlan, ABucketIsALaunchForEachDtypeAndACopyForEachKept) {
 TEST_F(RefitPlan, KeptTensorsArrive) {
   Model model(context, 0, {}, kNorms);
   for (std::size_t i = 0; i < kNorms.size(); ++i) {
-    auto *source = static_cast<std::uint8_t *>(
-        fake_cuda_host_view(reinterpret_cast<std::uintptr_t>(model.items[i].weight.data)));
+    auto *source =
+        static_cast<std::uint8_t *>(fake_cuda_host_view(reinterpret_cast<std::uintptr_t>(model.items[i].weight.data)));
     std::memset(source, static_cast<int>(40 + i), static_cast<std::size_t>(2 * kNorms[i]));
   }
   ASSERT_OK(model.run(stream));
@@ -72,7 +74,8 @@ TEST_F(RefitPlan, KeptTensorsArrive) {
 // A shard of a wider tensor, into rows of a merged weight: one matrix with the addresses of both.
 TEST_F(RefitPlan, ARegionIsAViewOfBoth) {
   const Weights weights(0, 0, {{FP8RT_DTYPE_BF16, 512, 1024}, {FP8RT_DTYPE_BF16, 320, 512}});
-  fp8rt_refit_destination merged = fp8rt::refit_destination("merged", weights.entries[1].codes, weights.entries[1].scales);
+  fp8rt_refit_destination merged =
+      fp8rt::refit_destination("merged", weights.entries[1].codes, weights.entries[1].scales);
   const std::int64_t parts[] = {192, 128};
   merged.part_rows = parts, merged.num_parts = 2;
   Memory scales(0, 3 * 4 * 4);
@@ -141,9 +144,11 @@ TEST_F(RefitPlan, QuantizedItemsAreCopied) {
   EXPECT_TRUE(all_on(stream));
   const fp8rt_refit_destination &target = model.destinations[0];
   EXPECT_EQ(std::memcmp(fake_cuda_host_view(reinterpret_cast<std::uintptr_t>(target.codes.data)),
-                        fake_cuda_host_view(codes.address()), codes.bytes()), 0);
+                        fake_cuda_host_view(codes.address()), codes.bytes()),
+            0);
   EXPECT_EQ(std::memcmp(fake_cuda_host_view(reinterpret_cast<std::uintptr_t>(target.scales.data)),
-                        fake_cuda_host_view(scales.address()), scales.bytes()), 0);
+                        fake_cuda_host_view(scales.address()), scales.bytes()),
+            0);
   // Column-major scales meet row-major ones.
   model.refit[0].begin();
   item.scales.stride[0] = 1, item.scales.stride[1] = 2;
@@ -207,18 +212,19 @@ TEST_F(RefitPlan, AnErrorOfCudaFailsTheRefit) {
     const char *function;
     std::uint32_t calls;
   };
-  for (const Failure &failure : {Failure{"cuLaunchKernelEx", 0}, Failure{"cuLaunchKernelEx", 1},
-                                 Failure{"cuMemcpyDtoDAsync", 1}}) {
+  for (const Failure &failure :
+       {Failure{"cuLaunchKernelEx", 0}, Failure{"cuLaunchKernelEx", 1}, Failure{"cuMemcpyDtoDAsync", 1}}) {
     model.refit[0].begin();
     fake_cuda_reset();
     fake_cuda_fail(failure.function, CUDA_ERROR_ILLEGAL_ADDRESS, failure.calls);
-    EXPECT_TRUE(failed_with(model.run(stream), FP8RT_STATUS_CUDA_ERROR, "fp8rt_refit_run", {failure.function, "begin it again"}));
+    EXPECT_TRUE(failed_with(model.run(stream), FP8RT_STATUS_CUDA_ERROR, "fp8rt_refit_run",
+                            {failure.function, "begin it again"}));
     EXPECT_EQ(fp8rt_last_cuda_error(), CUDA_ERROR_ILLEGAL_ADDRESS);
     EXPECT_EQ(model.refit[0].query().state, FP8RT_REFIT_STATE_FAILED);
     fake_cuda_reset();
     EXPECT_TRUE(failed_with(model.run(stream), FP8RT_STATUS_STATE, "fp8rt_refit_run", {"fp8rt_refit_begin"}));
-    EXPECT_TRUE(failed_with(fp8rt_refit_finish(model.refit[0].get(), 0, nullptr), FP8RT_STATUS_STATE, "fp8rt_refit_finish",
-                            {"fp8rt_refit_begin"}));
+    EXPECT_TRUE(failed_with(fp8rt_refit_finish(model.refit[0].get(), 0, nullptr), FP8RT_STATUS_STATE,
+                            "fp8rt_refit_finish", {"fp8rt_refit_begin"}));
     EXPECT_EQ(launches().size(), 0u);
     model.refit[0].begin();
     ASSERT_OK(model.run(stream));
@@ -274,13 +280,14 @@ TEST_F(FromHost, TooLittleStagingAndCaptureChangeNothing) {
   const std::uint64_t bytes = 2 * 128 * 512 * 2;
   const Memory staging(0, bytes);
   fake_cuda_reset();
-  EXPECT_TRUE(failed_with(model.run(model.items, stream, &staging, bytes - 1), FP8RT_STATUS_WORKSPACE, "fp8rt_refit_run",
-                          {"items[0]", std::to_string(bytes), std::to_string(bytes - 1)}));
-  EXPECT_TRUE(failed_with(model.run(model.items, stream, nullptr, 0), FP8RT_STATUS_WORKSPACE, "fp8rt_refit_run", {"staging"}));
+  EXPECT_TRUE(failed_with(model.run(model.items, stream, &staging, bytes - 1), FP8RT_STATUS_WORKSPACE,
+                          "fp8rt_refit_run", {"items[0]", std::to_string(bytes), std::to_string(bytes - 1)}));
+  EXPECT_TRUE(
+      failed_with(model.run(model.items, stream, nullptr, 0), FP8RT_STATUS_WORKSPACE, "fp8rt_refit_run", {"staging"}));
   {
     const Capture capture(stream);
-    EXPECT_TRUE(failed_with(model.run(model.items, stream, &staging, bytes), FP8RT_STATUS_NOT_PREPARED, "fp8rt_refit_run",
-                            {"captured"}));
+    EXPECT_TRUE(failed_with(model.run(model.items, stream, &staging, bytes), FP8RT_STATUS_NOT_PREPARED,
+                            "fp8rt_refit_run", {"captured"}));
     // Copies from the host are not captured either.
     const std::vector<fp8rt_refit_item> norms(model.items.end() - 1, model.items.end());
     EXPECT_TRUE(failed_with(model.run(norms, stream, &staging, bytes), FP8RT_STATUS_NOT_PREPARED, "fp8rt_refit_run",

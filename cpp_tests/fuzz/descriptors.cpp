@@ -13,8 +13,8 @@ using Call = void (*)(fuzz::Arguments &, fp8rt_context *);
 const Call kCalls[] = {
     fuzz::call_version,  fuzz::call_context,  fuzz::call_scales_layout,        fuzz::call_compute_scales,
     fuzz::call_quantize, fuzz::call_quantize, fuzz::call_quantize_with_scales, fuzz::call_dequantize,
-    fuzz::call_weights,  fuzz::call_refit,  fuzz::call_refit, fuzz::call_fingerprint, fuzz::call_report,
-    fuzz::call_producers, fuzz::call_linear, fuzz::call_linear, fuzz::call_linear,
+    fuzz::call_weights,  fuzz::call_producers, fuzz::call_linear, fuzz::call_linear, fuzz::call_linear,
+    fuzz::call_refit,    fuzz::call_refit, fuzz::call_fingerprint, fuzz::call_report,
 };
 
 fp8rt_context *make_context() {

@@ -1,5 +1,5 @@
-// One model twice: a refit plan on the GPU and one on the host get the same tensors, and every byte of the destinations,
-// their gaps and their surroundings is the same afterwards.
+// One model twice: a refit plan on the GPU and one on the host get the same tensors, and every byte of the
+// destinations, their gaps and their surroundings is the same afterwards.
 
 #include <gtest/gtest.h>
 
@@ -302,7 +302,8 @@ TEST(RefitPlan, AWrongItemEnqueuesNothing) {
   fp8rt::Refit refit(gpu(), {fp8rt::refit_destination("weight", codes.tensor(), scales.tensor())});
   refit.begin();
   const Stream stream;
-  const fp8rt_refit_item items[] = {fp8rt::refit_item("weight", source.tensor()), fp8rt::refit_item("other", source.tensor())};
+  const fp8rt_refit_item items[] = {fp8rt::refit_item("weight", source.tensor()),
+                                    fp8rt::refit_item("other", source.tensor())};
   EXPECT_TRUE(failed_with(fp8rt_refit_run(refit.get(), items, 2, nullptr, 0, nullptr, nullptr, stream.get()),
                           FP8RT_STATUS_INVALID_ARGUMENT, "fp8rt_refit_run", {"items[1] (other)"}));
   stream.synchronize();

@@ -118,7 +118,7 @@ inline fp8rt_refit_region region(const char *source, std::uint32_t destination, 
   fp8rt_refit_region made{};
   made.source = source;
   made.destination = destination;
-  const auto set = [](std::int64_t(&to)[3], std::int64_t a, std::int64_t b, std::int64_t c) {
+  const auto set = [](std::int64_t (&to)[3], std::int64_t a, std::int64_t b, std::int64_t c) {
     to[0] = a, to[1] = b, to[2] = c;
   };
   set(made.source_first, source_first.expert, source_first.row, source_first.column);
