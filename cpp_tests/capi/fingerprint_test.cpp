@@ -124,7 +124,8 @@ TEST_F(Fingerprint, ExpertsAddUp) {
 }
 
 TEST_F(Fingerprint, PowersOfTwoArePackedExponents) {
-  const Weight floats("w", {400, 700}, FP8RT_SCALE_FORMAT_POW2), packed("w", {400, 700}, FP8RT_SCALE_FORMAT_UE8M0_PACKED);
+  const Weight floats("w", {400, 700}, FP8RT_SCALE_FORMAT_POW2);
+  const Weight packed("w", {400, 700}, FP8RT_SCALE_FORMAT_UE8M0_PACKED);
   EXPECT_EQ(floats.value(context), packed.value(context));
 }
 
@@ -184,8 +185,10 @@ TEST_F(Fingerprint, EveryChangeIsSeen) {
 // A matrix that is one column shorter is not the one with a zero there.
 TEST_F(Fingerprint, ExtentsCount) {
   Weight weight("w", {100, 100});
-  for (std::int64_t row = 0; row < 100; ++row) *(weight.codes.data() + weight.codes.offset_of(0, row, 99)) = 0;
-  for (std::int64_t column = 0; column < 100; ++column) *(weight.codes.data() + weight.codes.offset_of(0, 99, column)) = 0;
+  for (std::int64_t at = 0; at < 100; ++at) {
+    weight.codes.store<std::uint8_t>(0, at, 99, 0);
+    weight.codes.store<std::uint8_t>(0, 99, at, 0);
+  }
   const fp8rt_fingerprint whole = weight.value(context);
   EXPECT_NE(weight.shard(context, 0, 100, 0, 99), whole);
   EXPECT_NE(weight.shard(context, 0, 99, 0, 100), whole);

@@ -93,7 +93,8 @@ void call_report(Arguments &arguments, fp8rt_context *context) {
     const int64_t rows = weight.codes.shape[lead], columns = weight.codes.shape[lead + 1];
     const bool small = rows >= 0 && rows <= 300 && columns >= 0 && columns <= 300 && experts >= 0 && experts <= 3;
     const uint32_t dtype = weight.kept ? weight.codes.dtype : arguments.float_dtype();
-    items[i].weight = value_of(arguments.input(dtype, arguments.weight(experts, small ? rows : 1, small ? columns : 1)));
+    const Shape shape = arguments.weight(experts, small ? rows : 1, small ? columns : 1);
+    items[i].weight = value_of(arguments.input(dtype, shape));
   }
   fp8rt_refit_desc desc = {};
   desc.struct_size = sizeof desc;
@@ -119,7 +120,8 @@ void call_report(Arguments &arguments, fp8rt_context *context) {
   uint64_t length = 0;
   const uint32_t named = reader.chance(16) ? reader.word() : count;
   check_status(fp8rt_refit_report(refit, given, named, reader.byte() % 4U, text, reader.byte(), &length));
-  check_status(fp8rt_refit_fingerprint_read(refit, fingerprints, fingerprints == nullptr ? 0 : named, nullptr, nullptr, nullptr));
+  const uint32_t read = fingerprints == nullptr ? 0 : named;
+  check_status(fp8rt_refit_fingerprint_read(refit, fingerprints, read, nullptr, nullptr, nullptr));
   check_status(fp8rt_refit_destroy(refit));
 }
 

@@ -78,7 +78,8 @@ def random_scale(seed, index, kind):
     return 0x3F800000 | z >> 41 if kind == FP32 else (100 + z % 50) << 23
 
 
-# name, first part, first (block row, block column, expert), kind of scales, experts, rows of each part, bytes of a row, seed
+# Name, first part, first (block row, block column, expert), kind of scales, experts, rows of each part, bytes of a row,
+# seed.
 CASES = [
     ("model.layers.0.mlp.down_proj.weight", 0, (0, 0, 0), FP32, 1, [128], 128, 1),
     ("model.layers.0.mlp.down_proj.weight", 0, (0, 0, 0), FP32, 1, [256], 384, 2),
