@@ -43,6 +43,21 @@
 // `fp8rt_linear_desc.flags`: `floor` is set. Without it the recipe's own floor holds.
 #define FP8RT_LINEAR_FLOOR 2
 
+// `fp8rt_refit_destination.flags`: `floor` is set. Without it the recipe's own floor holds.
+#define FP8RT_REFIT_DESTINATION_FLOOR 1
+
+// `fp8rt_refit_destination.flags`: its regions need not fill all of it; the rest stays as it is (a padded vocabulary).
+#define FP8RT_REFIT_DESTINATION_PARTLY 2
+
+// `fp8rt_refit_item.flags`: `part` is read.
+#define FP8RT_REFIT_ITEM_PART 1
+
+// `fp8rt_refit_item.flags`: `expert` is read.
+#define FP8RT_REFIT_ITEM_EXPERT 2
+
+// Flag of `fp8rt_refit_finish`: destinations that nothing was written to are as they shall be.
+#define FP8RT_REFIT_PARTIAL 1
+
 // Alignment of a workspace, in bytes.
 #define FP8RT_WORKSPACE_ALIGNMENT 256
 
@@ -99,6 +114,10 @@ enum fp8rt_status
   FP8RT_STATUS_CUDA_ERROR = 17,
   // A fault of this library. The message is worth a report.
   FP8RT_STATUS_INTERNAL = 18,
+  // Something of a refit was not filled. The message names the first and the count.
+  FP8RT_STATUS_INCOMPLETE = 19,
+  // The object is not in the state that this call needs. The message says what brings it there.
+  FP8RT_STATUS_STATE = 20,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -289,6 +308,48 @@ typedef uint32_t fp8rt_split;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// Where a refit stands.
+enum fp8rt_refit_state
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // Not begun, or finished.
+  FP8RT_REFIT_STATE_IDLE = 0,
+  // Begun: runs are taken.
+  FP8RT_REFIT_STATE_OPEN = 1,
+  // A run failed after something was enqueued: what the destinations hold is not known until the next refit.
+  FP8RT_REFIT_STATE_FAILED = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum fp8rt_refit_state fp8rt_refit_state;
+#else
+typedef uint32_t fp8rt_refit_state;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Forms of a report.
+enum fp8rt_report_format
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // An object with `suggestion`, `total`, `layers`, `projections`, `tensors`, `not_measured` and `definitions`.
+  FP8RT_REPORT_FORMAT_JSON = 0,
+  // Tables for a terminal, in UTF-8.
+  FP8RT_REPORT_FORMAT_TEXT = 1,
+  // One page that needs nothing else, with charts over the layers.
+  FP8RT_REPORT_FORMAT_HTML = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum fp8rt_report_format fp8rt_report_format;
+#else
+typedef uint32_t fp8rt_report_format;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
 // The device that calls run on, with the threads that it owns. Any number of threads may use one at once; creating and
 // destroying are exclusive. It may be destroyed before the plans that were made from it.
 typedef struct fp8rt_context fp8rt_context;
@@ -299,6 +360,10 @@ typedef struct fp8rt_linear_plan fp8rt_linear_plan;
 
 // Settings, resolved. It does not change; any number of threads may ask it at once; creating and destroying are exclusive.
 typedef struct fp8rt_policy fp8rt_policy;
+
+// A whole model that is refitted in place, again and again: its parameters at fixed addresses, the names of the tensors
+// that fill them, and what is filled so far. One thread at a time uses one.
+typedef struct fp8rt_refit fp8rt_refit;
 
 // Weights at fixed addresses, quantized together by one launch for each source dtype. Any number of threads may run one at
 // once; creating and destroying are exclusive.
@@ -386,6 +451,211 @@ typedef struct fp8rt_weight_entry {
   // 0.
   uint32_t reserved;
 } fp8rt_weight_entry;
+
+// A parameter of the running model, at an address that stays. Everything but the memory itself is read during
+// fp8rt_refit_create only.
+typedef struct fp8rt_refit_destination {
+  // Its name: UTF-8, zero-terminated, not empty.
+  const char *name;
+  // E4M3 `[N, K]` or `[experts, N, K]`: quantized. BF16, F16 or F32 of rank 1, 2 or 3: kept, copied byte for byte from
+  // a source of the same dtype. Elements of a row 1 apart.
+  struct fp8rt_tensor codes;
+  // As fp8rt_weight_scales_layout says. Kept: all zero.
+  struct fp8rt_tensor scales;
+  // Rows of each part of a merged weight, in order; their sum is N. Kept ones may have parts too.
+  const int64_t *part_rows;
+  // Number of entries of `part_rows`; 0: one part.
+  uint32_t num_parts;
+  // `FP8RT_REFIT_DESTINATION_FLOOR` and `FP8RT_REFIT_DESTINATION_PARTLY`, or 0.
+  uint32_t flags;
+  // An `fp8rt_recipe`; DEFAULT is NEMO_RL.
+  uint32_t recipe;
+  // An `fp8rt_scale_format`.
+  uint32_t scale_format;
+  // Least amax of a block, finite and >= 0. Read only with `FP8RT_REFIT_DESTINATION_FLOOR`.
+  float floor;
+  // 0.
+  uint32_t reserved;
+} fp8rt_refit_destination;
+
+// A box of a source that fills a box of a destination: what an engine's loader does with a tensor of a checkpoint.
+// Boxes count elements as experts, rows, columns; below rank 3 the first expert is 0 and there is 1, and rank 1 is a row.
+//
+// For a quantized destination the box begins on a block of the part that it lies in (rows and columns; UE8M0_PACKED: on
+// 512 columns) and ends on one or where the part or the row ends. It may hold several whole parts.
+typedef struct fp8rt_refit_region {
+  // Name of the source: UTF-8, zero-terminated, not empty.
+  const char *source;
+  // Index of the destination.
+  uint32_t destination;
+  // 0.
+  uint32_t reserved;
+  // Where the box begins in the source.
+  int64_t source_first[3];
+  // Its extents.
+  int64_t extent[3];
+  // Where it begins in the destination.
+  int64_t destination_first[3];
+} fp8rt_refit_region;
+
+// What a refit plan is made from.
+typedef struct fp8rt_refit_desc {
+  // `sizeof(fp8rt_refit_desc)`.
+  uint32_t struct_size;
+  // 0.
+  uint32_t flags;
+  // Number of `destinations`.
+  uint32_t num_destinations;
+  // Number of `regions`.
+  uint32_t num_regions;
+  // The parameters. Names are unique.
+  const struct fp8rt_refit_destination *destinations;
+  // What fills them. A destination that no region mentions is filled by tensors of its own name.
+  const struct fp8rt_refit_region *regions;
+} fp8rt_refit_desc;
+
+// A tensor that a run brings, or a cut of one.
+typedef struct fp8rt_refit_item {
+  // Name of a source, or else of a destination: then rows, columns and experts are those of the destination.
+  const char *name;
+  // `FP8RT_REFIT_ITEM_PART`, `FP8RT_REFIT_ITEM_EXPERT`, both or 0.
+  uint32_t flags;
+  // The part of the destination that the tensor is; rows are counted in the part.
+  uint32_t part;
+  // The first expert that the tensor holds.
+  int64_t expert;
+  // Where the tensor begins in the source. A cut must begin and end on blocks of every region that it meets, or where
+  // the region does; of what is kept, on any row and on 128 bytes of columns.
+  int64_t first_row;
+  // As `first_row`, for columns.
+  int64_t first_column;
+  // BF16, F16 or F32 values; or E4M3 codes, with `scales`.
+  struct fp8rt_tensor weight;
+  // Data NULL: the weight is values. Else the scales of the codes, in the destination's scale format, one grid of
+  // blocks from the first row and column of the tensor on (of a whole destination with parts: one grid a part). Codes
+  // and scales are copied; a box that does not lie on that grid is refused.
+  struct fp8rt_tensor scales;
+} fp8rt_refit_item;
+
+// What a refit did. Set `struct_size` before the call.
+typedef struct fp8rt_refit_receipt {
+  // `sizeof(fp8rt_refit_receipt)`.
+  uint32_t struct_size;
+  // Destinations that are filled.
+  uint32_t destinations_filled;
+  // Number of destinations.
+  uint32_t num_destinations;
+  // 0.
+  uint32_t reserved;
+  // Blocks that are filled.
+  uint64_t blocks_filled;
+  // Blocks of all regions.
+  uint64_t blocks_total;
+  // Items that runs brought.
+  uint64_t items;
+  // Boxes that were written: each is a region or a cut of one.
+  uint64_t regions_written;
+  // Bytes that were read.
+  uint64_t bytes_read;
+  // Bytes that were written.
+  uint64_t bytes_written;
+} fp8rt_refit_receipt;
+
+// What a refit plan is and where it stands. Set `struct_size` before the call.
+typedef struct fp8rt_refit_info {
+  // `sizeof(fp8rt_refit_info)`.
+  uint32_t struct_size;
+  // An `fp8rt_refit_state`.
+  uint32_t state;
+  // Number of destinations.
+  uint32_t num_destinations;
+  // Number of sources: names that tensors may have.
+  uint32_t num_sources;
+  // Number of regions; one that held several parts counts as many.
+  uint32_t num_regions;
+  // Destinations that are filled since fp8rt_refit_begin.
+  uint32_t destinations_filled;
+  // 1 if every region lies on blocks of its source too, as far as this plan can tell: then the fingerprints of the shards
+  // of several ranks add up. Else 0. A block of what is kept has 128 rows of 128 bytes.
+  uint32_t cut_on_blocks;
+  // 0.
+  uint32_t reserved;
+  // Blocks that are filled since fp8rt_refit_begin. Of kept tensors 128 bytes of a row count as one; four blocks that
+  // share words of UE8M0_PACKED do.
+  uint64_t blocks_filled;
+  // Blocks of all regions.
+  uint64_t blocks_total;
+  // Bytes that a whole refit reads, from sources of 16 bits where they are quantized.
+  uint64_t bytes_read;
+  // Bytes that a whole refit writes.
+  uint64_t bytes_written;
+  // Least staging memory for sources on the host, whatever they are; 0 on a host context. Sources on the device need
+  // none, and a run takes no other memory of the device.
+  uint64_t staging_bytes;
+} fp8rt_refit_info;
+
+// Which tensor it is, or which shard of it, that a fingerprint counts.
+typedef struct fp8rt_fingerprint_desc {
+  // `sizeof(fp8rt_fingerprint_desc)`.
+  uint32_t struct_size;
+  // 0.
+  uint32_t flags;
+  // The name that all who compare agree on; zero-terminated UTF-8. Read during the call only.
+  const char *name;
+  // Index of the first part. Several parts are numbered on from it, each with its rows counted from its beginning.
+  uint32_t part;
+  // An `fp8rt_scale_format`. Not looked at without scales.
+  uint32_t scale_format;
+  // Index of the first expert; 0 without experts.
+  int64_t expert;
+  // Row of blocks, in the named tensor, at which each part begins: 0, or a shard's first row / 128.
+  int64_t first_block_row;
+  // Column of blocks at which it begins. A tensor that is not FP8 has 128 bytes in a block's row.
+  int64_t first_block_column;
+  // Rows of each part of a merged weight, in order; their sum is N. Read during the call only.
+  const int64_t *part_rows;
+  // Number of entries of `part_rows`; 0: the weight is one part.
+  uint32_t num_parts;
+  // 0.
+  uint32_t reserved;
+} fp8rt_fingerprint_desc;
+
+// A sum of hashes as calls add to it, limb i without carry in units of 2^(32 i). Zero before the first call. For a GPU
+// context it lies in device memory. Sums of several devices are added limb by limb. 8-byte aligned.
+typedef struct fp8rt_fingerprint_sum {
+  // Room for 2^32 blocks.
+  uint64_t limbs[4];
+} fp8rt_fingerprint_sum;
+
+// A fingerprint: 128 bits. Two are equal if both words are; the sum of two is that of the 128-bit numbers, without what
+// goes beyond 2^128.
+typedef struct fp8rt_fingerprint {
+  // Bits 0 to 63.
+  uint64_t low;
+  // Bits 64 to 127.
+  uint64_t high;
+} fp8rt_fingerprint;
+
+// Sums over the blocks of a source that a report is made of, over finite elements x. For a GPU context they lie in device
+// memory. 8-byte aligned.
+typedef struct fp8rt_error_sums {
+  // Sum of x^2.
+  double squares;
+  // Sum of (x - code * scale)^2.
+  double errors;
+  // Number of them.
+  uint64_t elements;
+  // Those that are not zero and whose code is.
+  uint64_t became_zero;
+  // Those whose code is a subnormal of E4M3.
+  uint64_t became_subnormal;
+  // Elements that are NaN or infinite, which are in no other sum.
+  uint64_t non_finite;
+  // Blocks.
+  uint64_t blocks;
+  // Blocks whose largest magnitude exceeds 6 times the root of their mean square.
+  uint64_t outlier_blocks;
+} fp8rt_error_sums;
 
 // Everything about a linear but its pointers: y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]).
 typedef struct fp8rt_linear_desc {
@@ -495,15 +765,6 @@ typedef struct fp8rt_policy_decision {
   // An `fp8rt_scale_format`.
   uint32_t activation_scale_format;
 } fp8rt_policy_decision;
-
-// A fingerprint: 128 bits. Two are equal if both words are; the sum of two is that of the 128-bit numbers, without what
-// goes beyond 2^128.
-typedef struct fp8rt_fingerprint {
-  // Bits 0 to 63.
-  uint64_t low;
-  // Bits 64 to 127.
-  uint64_t high;
-} fp8rt_fingerprint;
 
 // A weight, and how it is cut. Rank r of `ranks` is asked about.
 typedef struct fp8rt_shard_desc {
@@ -806,6 +1067,182 @@ fp8rt_status fp8rt_weight_table_run(struct fp8rt_weight_table *table,
 
 // Destroys a table. NULL is nothing. Its runs must have ended on the device.
 fp8rt_status fp8rt_weight_table_destroy(struct fp8rt_weight_table *table);
+
+// Makes a refit plan. Names and descriptions are copied; the memory of the destinations must stay while the plan is used.
+// A destination that no region mentions is filled by tensors of its own name: whole, part by part, expert by expert.
+//
+// Refused: a name that two destinations have; regions of one destination that overlap, or that leave some of it unfilled
+// (unless FP8RT_REFIT_DESTINATION_PARTLY); one that cuts through a block, naming the row. That the memory of different
+// destinations does not overlap is not checked. The context may be destroyed before the plan.
+fp8rt_status fp8rt_refit_create(struct fp8rt_context *context,
+                                const struct fp8rt_refit_desc *desc,
+                                struct fp8rt_refit **refit);
+
+// Destroys a refit plan. NULL is nothing. Work that it enqueued goes on.
+fp8rt_status fp8rt_refit_destroy(struct fp8rt_refit *refit);
+
+// Begins a refit: nothing counts as filled. In any state; what was begun before is given up.
+fp8rt_status fp8rt_refit_begin(struct fp8rt_refit *refit);
+
+// Brings `count` tensors, in any order: what they fill is enqueued on `stream` before this returns, in few launches, and
+// counts as filled. The bits are those of fp8rt_quantize_weight on each region by itself, in the recipe, format and parts
+// of its destination; what is kept, or quantized already, is copied. Items are read during the call only.
+//
+// Tensors lie on the context's device, or on the host (device -1). From there values pass through `staging`, device
+// memory as for fp8rt_quantize_weights_from_host, and the rest is copied directly; not during capture. NULL and 0 if
+// there are none. The sources may be changed when the stream has passed this call.
+//
+// What no region wants of a tensor is left alone: rows of other ranks. A name that nothing knows is an error, and so is a
+// cut through a block (the message names the row), and a block that is filled since fp8rt_refit_begin. If anything is
+// wrong, nothing is enqueued and nothing changes. If CUDA fails while the work is enqueued, the state is FAILED: then
+// fp8rt_refit_begin is the only way on.
+//
+// `health`: NULL, or counters to add to. `regions_written`: NULL, or receives the number of boxes written. After the first
+// call of its size a run allocates nothing.
+fp8rt_status fp8rt_refit_run(struct fp8rt_refit *refit,
+                             const struct fp8rt_refit_item *items,
+                             uint32_t count,
+                             void *staging,
+                             uint64_t staging_bytes,
+                             struct fp8rt_health *health,
+                             uint64_t *regions_written,
+                             void *stream);
+
+// Ends a refit, on the host: OK if every block of every region is filled. Otherwise INCOMPLETE: the message names the
+// first that is missing and says how many are, fp8rt_refit_missing lists them, and the refit stays open. `flags`: 0 or
+// FP8RT_REFIT_PARTIAL. `receipt`: NULL, or what was done, written on success; set receipt->struct_size first.
+//
+// It does not wait: the destinations are new when the stream has passed the runs.
+fp8rt_status fp8rt_refit_finish(struct fp8rt_refit *refit, uint32_t flags, struct fp8rt_refit_receipt *receipt);
+
+// What the plan is, and where it stands. Set info->struct_size first.
+fp8rt_status fp8rt_refit_query(const struct fp8rt_refit *refit, struct fp8rt_refit_info *info);
+
+// Writes what is not filled to `text`, as JSON, zero-terminated and cut to `capacity` bytes: an array of objects, one for
+// each region of which something is missing, with `name` (of the destination), `source`, `part` (of a destination without
+// recorded regions), `expert`, `row` and `column` (the first that is missing, in the destination), `filled` and `total`
+// blocks. `length` (may be NULL) receives the whole length without the zero. `text` may be NULL if `capacity` is 0.
+fp8rt_status fp8rt_refit_missing(const struct fp8rt_refit *refit,
+                                 char *text,
+                                 uint64_t capacity,
+                                 uint64_t *length);
+
+// Writes the name of source `index`, below num_sources, as fp8rt_refit_missing writes.
+fp8rt_status fp8rt_refit_source_name(const struct fp8rt_refit *refit,
+                                     uint32_t index,
+                                     char *text,
+                                     uint64_t capacity,
+                                     uint64_t *length);
+
+// Makes a table of items at fixed addresses, all on the context's device: fp8rt_weight_table_run then does what a run with
+// these items would, and may be captured and replayed. It knows nothing of begin and finish. As
+// fp8rt_weight_table_create.
+fp8rt_status fp8rt_refit_bind(const struct fp8rt_refit *refit,
+                              const struct fp8rt_refit_item *items,
+                              uint32_t count,
+                              struct fp8rt_weight_table **table);
+
+// Quantizes items as a run would, each into the views of the same index in `codes` and `scales` instead of the
+// destinations: E4M3 of the item's shape, and scales as fp8rt_weight_scales_layout says, one grid a part if the item is a
+// whole destination with parts. For resharding libraries; nothing counts as filled, in any state. Items lie on the
+// context's device. Refused where the blocks of the item would not be those of the regions that want some of it.
+fp8rt_status fp8rt_refit_quantize_into(const struct fp8rt_refit *refit,
+                                       const struct fp8rt_refit_item *items,
+                                       const struct fp8rt_tensor *codes,
+                                       const struct fp8rt_tensor *scales,
+                                       uint32_t count,
+                                       struct fp8rt_health *health,
+                                       void *stream);
+
+// Synchronizes with `stream`, and copies counters of the context's device to `host`.
+fp8rt_status fp8rt_health_read(struct fp8rt_context *context,
+                               const struct fp8rt_health *device,
+                               struct fp8rt_health *host,
+                               void *stream);
+
+// Adds the blocks of a weight to `sum`: for each a hash of its name, part, expert, block row, block column, codes and
+// scale, which the README defines. Sums add up modulo 2^128: the shards of a weight that is cut on blocks give the sum of
+// the whole, in any order and on any devices.
+//
+// `codes`: E4M3 [N, K] or [experts, N, K], with `scales` as fp8rt_weight_scales_layout says for `desc->scale_format` and
+// the parts. POW2 and UE8M0_PACKED give the same sum. Or a tensor of BF16, F16 or F32 of rank 1 to 3 that is not
+// quantized, with `scales` NULL: its bytes are hashed. Elements of a row are 1 apart, rows any stride, any alignment.
+//
+// `sum`: 8-byte aligned, in the memory of the context's device, zeroed by the caller before the first call that adds to
+// it. On a GPU one launch, which may be captured if fp8rt_context_prepare was called before.
+fp8rt_status fp8rt_fingerprint_weight(struct fp8rt_context *context,
+                                      const struct fp8rt_fingerprint_desc *desc,
+                                      const struct fp8rt_tensor *codes,
+                                      const struct fp8rt_tensor *scales,
+                                      struct fp8rt_fingerprint_sum *sum,
+                                      void *stream);
+
+// Copies `count` sums out of the memory of the context's device and folds them. Synchronizes with `stream`.
+//
+// `values`: NULL, or room for `count` fingerprints. `total`: NULL, or the fingerprint of all sums together.
+fp8rt_status fp8rt_fingerprint_read(struct fp8rt_context *context,
+                                    const struct fp8rt_fingerprint_sum *sums,
+                                    uint32_t count,
+                                    struct fp8rt_fingerprint *values,
+                                    struct fp8rt_fingerprint *total,
+                                    void *stream);
+
+// Adds what the destinations of a plan hold to `sums`, one for each of its num_sources sources: the sum of
+// fp8rt_fingerprint_weight over the regions of the source, each at its place in the source. What no region fills does not
+// count. In any state; whether a refit is complete says fp8rt_refit_finish.
+//
+// A region that nobody recorded counts by the name of its destination and its part, rows from the beginning of the part. A
+// recorded one counts by the name of its source, part 0, experts, rows and columns in the source: so engines that pack and
+// shard alike or not, and a trainer with the names of a checkpoint, compute the same, if all are cut on blocks of the
+// source (cut_on_blocks of fp8rt_refit_info). What several ranks hold is counted by each.
+//
+// `sums`: as for fp8rt_fingerprint_weight. On a GPU one launch for each 240 regions.
+fp8rt_status fp8rt_refit_fingerprint(const struct fp8rt_refit *refit,
+                                     struct fp8rt_fingerprint_sum *sums,
+                                     void *stream);
+
+// As fp8rt_fingerprint_read, of a plan's sums. `count` must be its num_sources; value i is that of source i, which
+// fp8rt_refit_source_name names. Synchronizes with `stream`.
+fp8rt_status fp8rt_refit_fingerprint_read(const struct fp8rt_refit *refit,
+                                          const struct fp8rt_fingerprint_sum *sums,
+                                          uint32_t count,
+                                          struct fp8rt_fingerprint *values,
+                                          struct fp8rt_fingerprint *total,
+                                          void *stream);
+
+// Compares `count` items with what the destinations of the plan hold, and adds to `sums`, one for each of the plan's
+// num_sources sources. Call it after the runs that brought them, with the values that they brought: on a GPU in the same
+// stream. For reports: it reads everything once, and is not made to be fast.
+//
+// Items lie on the context's device and hold values, no codes. What the plan keeps as it is adds nothing. `sums`: 8-byte
+// aligned, in the memory of the context's device, zeroed by the caller before the first call that adds to them.
+fp8rt_status fp8rt_refit_measure(const struct fp8rt_refit *refit,
+                                 const struct fp8rt_refit_item *items,
+                                 uint32_t count,
+                                 struct fp8rt_error_sums *sums,
+                                 void *stream);
+
+// Copies `count` sums from the memory of the context's device to `host`. Synchronizes with `stream`.
+fp8rt_status fp8rt_error_sums_read(struct fp8rt_context *context,
+                                   const struct fp8rt_error_sums *device,
+                                   uint32_t count,
+                                   struct fp8rt_error_sums *host,
+                                   void *stream);
+
+// Writes a report to `text`, zero-terminated and cut to `capacity` bytes: for each layer, projection and tensor the relative
+// error that FP8 adds, the shares of elements that became zero or subnormal, and of outlier blocks, the worst first; and
+// the num_first_layers_in_bf16 and num_last_layers_in_bf16 that this suggests, with the rule in words.
+//
+// `sums`: host memory, those of fp8rt_refit_measure; `count` must be the plan's num_sources. `format`: an
+// fp8rt_report_format. `length` (may be NULL) receives the whole length without the zero; `text` may be NULL if `capacity`
+// is 0. Layers and projections are read from the names of the sources (`layers.N.`, `h.N.`, `blocks.N.`).
+fp8rt_status fp8rt_refit_report(const struct fp8rt_refit *refit,
+                                const struct fp8rt_error_sums *sums,
+                                uint32_t count,
+                                uint32_t format,
+                                char *text,
+                                uint64_t capacity,
+                                uint64_t *length);
 
 // Chooses the backend for y[M,N] = x[M,K] . dequant(w)[N,K]^T (+ bias[N]), accumulated in float32.
 //

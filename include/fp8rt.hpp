@@ -21,6 +21,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "fp8rt.h"
 
@@ -137,6 +138,30 @@ std::string text_of(const Call &call) {
   check(call(&text[0], std::uint64_t{text.size()}, nullptr));
   text.resize(static_cast<std::size_t>(length));
   return text;
+}
+
+// A quantized parameter of a refit plan: recipe DEFAULT, format FP32, one part. `name` must live until the plan is
+// made.
+inline fp8rt_refit_destination refit_destination(const char *name, const fp8rt_tensor &codes,
+                                                 const fp8rt_tensor &scales) {
+  fp8rt_refit_destination destination{};
+  destination.name = name;
+  destination.codes = codes;
+  destination.scales = scales;
+  return destination;
+}
+
+// A parameter that is kept as it is.
+inline fp8rt_refit_destination refit_destination(const char *name, const fp8rt_tensor &values) {
+  return refit_destination(name, values, fp8rt_tensor{});
+}
+
+// A whole tensor under its name, values to be quantized or kept.
+inline fp8rt_refit_item refit_item(const char *name, const fp8rt_tensor &weight) {
+  fp8rt_refit_item item{};
+  item.name = name;
+  item.weight = weight;
+  return item;
 }
 
 // Owns a context. Share it by reference between threads; a moved-from one holds nothing.
@@ -284,6 +309,93 @@ class Policy {
   }
 
   std::unique_ptr<fp8rt_policy, Destroy> handle_;
+};
+
+// Owns a table of weights. It may outlive what it was made from.
+class WeightTable {
+ public:
+  explicit WeightTable(fp8rt_weight_table *handle) : handle_(handle) {}
+
+  fp8rt_weight_table *get() const noexcept { return handle_.get(); }
+
+ private:
+  struct Destroy {
+    void operator()(fp8rt_weight_table *handle) const noexcept { fp8rt_weight_table_destroy(handle); }
+  };
+
+  std::unique_ptr<fp8rt_weight_table, Destroy> handle_;
+};
+
+// Owns a refit plan. One thread at a time uses it; it may outlive its context.
+class Refit {
+ public:
+  Refit(const Context &context, const std::vector<fp8rt_refit_destination> &destinations,
+        const std::vector<fp8rt_refit_region> &regions = {}) {
+    fp8rt_refit_desc desc{};
+    desc.struct_size = sizeof desc;
+    desc.num_destinations = static_cast<std::uint32_t>(destinations.size());
+    desc.num_regions = static_cast<std::uint32_t>(regions.size());
+    desc.destinations = destinations.data();
+    desc.regions = regions.data();
+    fp8rt_refit *handle = nullptr;
+    check(fp8rt_refit_create(context.get(), &desc, &handle));
+    handle_.reset(handle);
+  }
+
+  fp8rt_refit *get() const noexcept { return handle_.get(); }
+
+  void begin() { check(fp8rt_refit_begin(get())); }
+
+  // Brings items; the number of boxes written. `staging`: for items on the host, on a GPU.
+  std::uint64_t run(const std::vector<fp8rt_refit_item> &items, fp8rt_health *health = nullptr, void *stream = nullptr,
+                    void *staging = nullptr, std::uint64_t staging_bytes = 0) {
+    std::uint64_t written = 0;
+    check(fp8rt_refit_run(get(), items.data(), static_cast<std::uint32_t>(items.size()), staging, staging_bytes, health,
+                          &written, stream));
+    return written;
+  }
+
+  // Throws INCOMPLETE, with the first that is missing, unless everything is filled.
+  fp8rt_refit_receipt finish(std::uint32_t flags = 0) {
+    fp8rt_refit_receipt receipt{};
+    receipt.struct_size = sizeof receipt;
+    check(fp8rt_refit_finish(get(), flags, &receipt));
+    return receipt;
+  }
+
+  fp8rt_refit_info query() const {
+    fp8rt_refit_info info{};
+    info.struct_size = sizeof info;
+    check(fp8rt_refit_query(get(), &info));
+    return info;
+  }
+
+  // What is not filled, as JSON.
+  std::string missing() const {
+    return text_of([this](char *text, std::uint64_t capacity, std::uint64_t *length) {
+      return fp8rt_refit_missing(get(), text, capacity, length);
+    });
+  }
+
+  std::string source_name(std::uint32_t index) const {
+    return text_of([&](char *text, std::uint64_t capacity, std::uint64_t *length) {
+      return fp8rt_refit_source_name(get(), index, text, capacity, length);
+    });
+  }
+
+  // A table of items at fixed addresses, which may be captured and replayed.
+  WeightTable bind(const std::vector<fp8rt_refit_item> &items) const {
+    fp8rt_weight_table *table = nullptr;
+    check(fp8rt_refit_bind(get(), items.data(), static_cast<std::uint32_t>(items.size()), &table));
+    return WeightTable(table);
+  }
+
+ private:
+  struct Destroy {
+    void operator()(fp8rt_refit *handle) const noexcept { fp8rt_refit_destroy(handle); }
+  };
+
+  std::unique_ptr<fp8rt_refit, Destroy> handle_;
 };
 
 }  // namespace fp8rt

@@ -2,12 +2,15 @@
 
 use std::ffi::c_void;
 
+use crate::copy::Copy;
 use crate::cpu::{self, Engine};
 #[cfg(feature = "cuda")]
 use crate::device::{Device, DeviceTable, Stream};
 use crate::error::{Result, ensure};
+use crate::fingerprint;
 use crate::fused::Fused;
-use crate::quantize::{Dequantize, Quantize};
+use crate::measure::Measurement;
+use crate::quantize::{Dequantize, Health, HealthPointer, Quantize};
 use crate::refit::{Entries, Manner};
 use crate::tensor::Tensor;
 
@@ -104,6 +107,127 @@ impl Context {
     }
 }
 
+/// Fingerprints.
+impl Context {
+    /// Adds the blocks of checked requests to their sums, or enqueues that on the stream.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn fingerprint(&self, requests: &[fingerprint::Request], stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(engine) => cpu::fingerprint(engine, requests),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.fingerprint(requests, Stream::new(stream)),
+        }
+    }
+}
+
+/// Measurements.
+impl Context {
+    /// Adds the blocks of checked requests to their sums, or enqueues that on the stream.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn measure(&self, requests: &[Measurement], stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(engine) => cpu::measure(engine, requests),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.measure(requests, Stream::new(stream)),
+        }
+    }
+}
+
+/// Results that a call left in the memory of the device.
+impl Context {
+    /// Copies them to host memory when the stream has come here, and waits for that.
+    ///
+    /// # Safety
+    /// `bytes` of the memory of the context's device at `from`, and of host memory at `to`.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub unsafe fn read(&self, from: *const u8, to: *mut u8, bytes: usize, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(_) => {
+                // Without bytes the pointers may be any.
+                if bytes > 0 {
+                    // SAFETY: the caller's promise.
+                    unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
+                }
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            Place::Gpu(device) => unsafe { device.read(from, to, bytes, Stream::new(stream)) },
+        }
+    }
+}
+
+/// What a run through staging memory gets from its caller.
+#[derive(Clone, Copy)]
+pub struct Staging {
+    pub address: *mut u8,
+    pub bytes: usize,
+}
+
+/// A refit.
+impl Context {
+    /// Runs or enqueues a checked copy.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn copy(&self, copy: &Copy, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(engine) => cpu::copy(engine, copy),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.copy(copy, Stream::new(stream)),
+        }
+    }
+
+    /// Fails if a run on this stream could not begin: after a fork, or in a capture without having been prepared.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn expect_ready(&self, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.expect_ready(Stream::new(stream)),
+        }
+    }
+
+    /// Fails, under `FP8RT_CHECK=1`, unless tensors that claim to be on the device are.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn check_memory(&self, tensors: &[Option<&Tensor>]) -> Result<()> {
+        match &self.place {
+            Place::Host(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.check_memory(tensors),
+        }
+    }
+
+    /// As `check_memory`, of counters.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn check_health(&self, health: Option<HealthPointer>) -> Result<()> {
+        match &self.place {
+            Place::Host(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.check_health(health),
+        }
+    }
+
+    /// Fails unless weights on the host can pass through this staging memory.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn expect_staging(&self, entries: &dyn Entries, staging: Staging, stream: *mut c_void) -> Result<()> {
+        match &self.place {
+            Place::Host(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.expect_staging(entries, staging, Stream::new(stream)),
+        }
+    }
+
+    /// Reads counters when the stream has come here, and waits for that.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn read_health(&self, health: HealthPointer, stream: *mut c_void) -> Result<Health> {
+        match &self.place {
+            // SAFETY: a host context has its counters in host memory.
+            Place::Host(_) => Ok(unsafe { Health::read(health) }),
+            #[cfg(feature = "cuda")]
+            Place::Gpu(device) => device.read_health(health, Stream::new(stream)),
+        }
+    }
+}
+
 /// Many weights.
 impl Context {
     /// Runs or enqueues checked entries.
@@ -122,16 +246,13 @@ impl Context {
         &self,
         entries: &dyn Entries,
         manner: Manner,
-        staging: *mut u8,
-        staging_bytes: usize,
+        staging: Staging,
         stream: *mut c_void,
     ) -> Result<()> {
         match &self.place {
             Place::Host(_) => self.quantize_many(entries, manner, stream),
             #[cfg(feature = "cuda")]
-            Place::Gpu(device) => {
-                device.quantize_many_from_host(entries, manner, staging, staging_bytes, Stream::new(stream))
-            }
+            Place::Gpu(device) => device.quantize_many_from_host(entries, manner, staging, Stream::new(stream)),
         }
     }
 }

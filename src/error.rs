@@ -22,6 +22,10 @@ pub enum Kind {
     /// The CUDA driver's number.
     Cuda(i32),
     Internal,
+    /// A refit in which something was not filled.
+    Incomplete,
+    /// Called in a state in which it may not be.
+    State,
 }
 
 /// A failure. The message names the argument and both numbers; the C ABI puts the function's name before it.

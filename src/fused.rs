@@ -63,7 +63,7 @@ impl<'a> Quantized<'a> {
 
     /// The scales with the padding that is written too.
     fn written_scales(&self) -> Tensor {
-        if self.scales.padded { self.scales.tensor.padded() } else { *self.scales.tensor }
+        self.scales.written()
     }
 
     fn expect_health_apart(&self, tensor: &Tensor) -> Result<()> {

@@ -32,6 +32,22 @@ unsafe impl Send for HealthPointer {}
 unsafe impl Sync for HealthPointer {}
 
 impl Health {
+    /// The counts in the order of the counters.
+    pub fn from_counts(counts: [u64; 4]) -> Health {
+        let [non_finite, saturated, became_zero, became_subnormal] = counts;
+        Health { non_finite, saturated, became_zero, became_subnormal }
+    }
+
+    /// The caller's counts.
+    ///
+    /// # Safety
+    /// The counters lie in host memory, and nobody accesses them but atomically.
+    pub unsafe fn read(counters: HealthPointer) -> Health {
+        // SAFETY: the caller's promise.
+        let counters = unsafe { counters.0.as_ref() };
+        Health::from_counts(std::array::from_fn(|index| counters[index].load(Ordering::Relaxed)))
+    }
+
     /// Adds these counts to the caller's.
     ///
     /// # Safety
@@ -49,7 +65,14 @@ impl Health {
 /// Whose tensor it is: how rows share scales, and which layouts its scales may have.
 #[derive(Clone, Copy, Debug)]
 pub enum Subject<'a> {
-    Weight { part_rows: &'a [i64] },
+    Weight {
+        part_rows: &'a [i64],
+    },
+    /// Whole bands of one part of a weight, whose scales lie among those of the others. `padding` rows below them read as
+    /// zero if they are column-major.
+    Bands {
+        padding: usize,
+    },
     Activation,
 }
 
@@ -57,7 +80,7 @@ impl<'a> Subject<'a> {
     /// What messages call the tensor.
     pub fn name(&self) -> &'static str {
         match self {
-            Subject::Weight { .. } => "weight",
+            Subject::Weight { .. } | Subject::Bands { .. } => "weight",
             Subject::Activation => "activation",
         }
     }
@@ -65,6 +88,7 @@ impl<'a> Subject<'a> {
     fn grid(&self, rows: usize) -> Result<RowGrid<'a>> {
         match self {
             Subject::Weight { part_rows } => RowGrid::of_weight(rows, part_rows),
+            Subject::Bands { .. } => RowGrid::of_weight(rows, &[]),
             Subject::Activation => Ok(RowGrid::of_activation(rows)),
         }
     }
@@ -84,8 +108,10 @@ impl<'a> Subject<'a> {
 pub struct Scales<'a> {
     pub tensor: &'a Tensor,
     pub format: ScaleFormat,
-    /// Column-major with rows below the last that must read as zero.
+    /// Column-major: rows 1 apart, whatever the strides of few rows say.
     pub padded: bool,
+    /// Rows below the last that must read as zero.
+    pub padding: usize,
 }
 
 /// Where the rows of a band have their scale.
@@ -124,24 +150,26 @@ impl<'a> Scales<'a> {
             needed[2]
         );
         let padded = match (packed, subject) {
-            (false, Subject::Weight { .. }) => false,
+            (false, Subject::Weight { .. } | Subject::Bands { .. }) => false,
             (false, Subject::Activation) if tensor.stride[2] == 1 => false,
             _ => {
                 expect_aligned_columns(tensor)?;
                 true
             }
         };
-        if padded {
-            tensor.padded().expect_no_self_overlap()?
-        } else {
-            tensor.expect_no_self_overlap()?
+        let padding = match (padded, subject) {
+            (false, _) => 0,
+            (true, &Subject::Bands { padding }) => padding,
+            (true, _) => aligned_rows(tensor.rows()) - tensor.rows(),
         };
-        Ok(Scales { tensor, format, padded })
+        let scales = Scales { tensor, format, padded, padding };
+        scales.written().expect_no_self_overlap()?;
+        Ok(scales)
     }
 
     /// All that a call which writes the scales writes: the padding too.
-    fn written(&self) -> Tensor {
-        if self.padded { self.tensor.padded() } else { *self.tensor }
+    pub fn written(&self) -> Tensor {
+        if self.padded { self.tensor.padded(self.padding) } else { *self.tensor }
     }
 
     /// Zeroes the padding rows of a column-major tensor.
@@ -151,7 +179,7 @@ impl<'a> Scales<'a> {
     pub unsafe fn zero_padding(&self) {
         if self.padded {
             // SAFETY: `new` saw a column stride that covers the padding; the rest is the caller's promise.
-            unsafe { self.tensor.zero_padding() };
+            unsafe { self.tensor.zero_padding(self.padding) };
         }
     }
 
@@ -228,12 +256,19 @@ fn expect_matrix(tensor: &Tensor, subject: &Subject, dtypes: &[Dtype]) -> Result
     tensor.expect_dtype(dtypes)?;
     match subject {
         Subject::Activation => tensor.expect_rank(2)?,
-        Subject::Weight { .. } => {
+        Subject::Weight { .. } | Subject::Bands { .. } => {
             let (name, rank) = (tensor.name, tensor.rank);
             ensure!(rank >= 2, Shape, "{name} has rank {rank}, must be 2 or, with experts, 3");
         }
     }
     tensor.expect_rows_contiguous()
+}
+
+/// Checks of the codes and scales of a weight.
+pub fn expect_weight(codes: &Tensor, scales: &Tensor, subject: &Subject, format: ScaleFormat) -> Result<()> {
+    expect_matrix(codes, subject, &[Dtype::E4m3])?;
+    let scales = Scales::new(scales, format, subject, codes)?;
+    codes.expect_apart(&scales.written())
 }
 
 #[inline]

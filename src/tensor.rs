@@ -2,7 +2,6 @@
 
 use std::mem::MaybeUninit;
 
-use crate::blocks::aligned_rows;
 use crate::error::{Result, ensure, fail};
 
 /// Element types that a tensor may have.
@@ -258,6 +257,18 @@ impl Tensor {
         self.bytes
     }
 
+    /// The same memory as a tensor of bytes. Elements of a row must be neighbors, and rows must not overlap.
+    pub fn as_bytes(&self) -> Result<Tensor> {
+        self.expect_rows_contiguous()?;
+        let size = self.dtype.bytes();
+        let mut bytes = *self;
+        bytes.dtype = Dtype::E4m3;
+        // Only what no element uses can overflow: extents beside one of 0, strides of an extent of 1.
+        bytes.shape[2] = self.shape[2].saturating_mul(size);
+        bytes.stride = [self.stride[0].wrapping_mul(size), self.stride[1].wrapping_mul(size), 1];
+        Ok(bytes)
+    }
+
     /// The first element.
     pub fn address(&self) -> *mut u8 {
         self.data
@@ -266,6 +277,19 @@ impl Tensor {
     fn range(&self) -> (usize, usize) {
         let begin = self.data as usize;
         (begin, begin.wrapping_add(self.span))
+    }
+
+    /// The box of `extent` elements from `first` on, as rank 3. It must lie within the shape.
+    pub fn window(&self, first: [usize; 3], extent: [usize; 3]) -> Tensor {
+        debug_assert!((0..3).all(|axis| first[axis] + extent[axis] <= self.shape[axis]));
+        let mut window = Tensor { rank: 3, shape: extent, ..*self };
+        window.span = span(extent, self.stride, self.dtype.bytes()).expect("less than the whole");
+        if window.span > 0 {
+            let index: usize = (0..3).map(|axis| first[axis] * self.stride[axis]).sum();
+            let offset = index * self.dtype.bytes();
+            (window.data, window.bytes) = (self.data.wrapping_add(offset), self.bytes - offset);
+        }
+        window
     }
 
     /// Address of an element.
@@ -300,11 +324,11 @@ impl Tensor {
         unsafe { std::slice::from_raw_parts_mut(self.at::<T>(expert, row, column), length) }
     }
 
-    /// A column-major tensor with the rows that fill its columns up to a multiple of 4, as far as the memory reaches.
-    pub fn padded(&self) -> Tensor {
+    /// A column-major tensor with `padding` rows more, as far as the memory reaches.
+    pub fn padded(&self, padding: usize) -> Tensor {
         let mut padded = *self;
         if !self.is_empty() {
-            padded.shape[1] = aligned_rows(self.rows());
+            padded.shape[1] += padding;
             padded.stride[1] = 1;
             let whole = span(padded.shape, padded.stride, self.dtype.bytes()).unwrap_or(usize::MAX);
             padded.span = whole.min(self.bytes);
@@ -316,10 +340,10 @@ impl Tensor {
     ///
     /// # Safety
     /// The tensor is column-major, its padded form does not overlap itself, and nobody else uses its memory.
-    pub unsafe fn zero_padding(&self) {
+    pub unsafe fn zero_padding(&self, padding: usize) {
         for expert in 0..self.experts() {
             for column in 0..self.columns() {
-                for row in self.rows()..aligned_rows(self.rows()) {
+                for row in self.rows()..self.rows() + padding {
                     let index = expert * self.stride[0] + row + column * self.stride[2];
                     if (index + 1) * self.dtype.bytes() <= self.bytes {
                         // SAFETY: within `bytes`; scales are 4 bytes wide.

@@ -15,6 +15,7 @@ const Call kCalls[] = {
     fuzz::call_quantize, fuzz::call_quantize, fuzz::call_quantize_with_scales, fuzz::call_dequantize,
     fuzz::call_weights,  fuzz::call_producers, fuzz::call_linear, fuzz::call_linear, fuzz::call_linear,
     fuzz::call_policy,   fuzz::call_policy,   fuzz::call_shard,
+    fuzz::call_refit,    fuzz::call_refit, fuzz::call_fingerprint, fuzz::call_report,
 };
 
 fp8rt_context *make_context() {

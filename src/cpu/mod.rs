@@ -1,11 +1,14 @@
 //! The fast CPU path: SIMD chosen at run time, the context's own threads. Held to `reference` bit for bit.
 
+mod copy;
 mod dequantize;
 mod environment;
+mod fingerprint;
 mod fused;
 mod isa;
 mod lanes;
 pub mod linear;
+mod measure;
 mod quantize;
 mod segment;
 #[cfg(test)]
@@ -14,10 +17,13 @@ mod threads;
 
 use crate::error::Result;
 
+pub use copy::copy;
 pub use dequantize::dequantize;
 pub use environment::Environment;
+pub use fingerprint::fingerprint;
 pub use fused::fused;
 pub use isa::Isa;
+pub use measure::measure;
 pub use quantize::quantize;
 pub use threads::{Threads, forks};
 

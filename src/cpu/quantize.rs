@@ -73,7 +73,7 @@ fn pieces<T: Element>(engine: &Engine, request: &Quantize) -> Result<()> {
 
 /// Asks for the memory at an address, where the architecture has a stable way to say so.
 #[inline(always)]
-fn prefetch<T>(address: *const T) {
+pub(super) fn prefetch<T>(address: *const T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a hint; it faults on no address.
     unsafe {

@@ -5,6 +5,7 @@ use cudarc::driver::sys;
 use crate::error::Result;
 
 use super::Stream;
+use super::copy::copy_rows;
 use super::driver::check;
 
 /// The stream and its events.
@@ -77,6 +78,11 @@ impl Copying {
         // SAFETY: the caller of the library vouches for both.
         let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to as u64, from.cast(), bytes, self.stream) };
         check(result, "cuMemcpyHtoDAsync")
+    }
+
+    /// Enqueues a copy of rows from host memory to where they follow each other. `extent` is bytes of a row, and rows.
+    pub fn copy_rows(&self, to: *mut u8, from: *const u8, from_pitch: usize, extent: [usize; 2]) -> Result<()> {
+        copy_rows(to, extent[0], from, from_pitch, extent, true, Stream(self.stream))
     }
 
     /// The caller's stream goes on when the copies so far have arrived.

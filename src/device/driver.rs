@@ -8,7 +8,7 @@ use cudarc::driver::sys;
 use crate::error::{Error, Kind, Result, fail, make};
 
 /// Every function that is called. All are looked up at once, so that an old driver is an error here and no panic later.
-const FUNCTIONS: [&CStr; 29] = [
+const FUNCTIONS: [&CStr; 33] = [
     c"cuInit",
     c"cuDeviceGetCount",
     c"cuDeviceGet",
@@ -31,8 +31,12 @@ const FUNCTIONS: [&CStr; 29] = [
     c"cuMemFree_v2",
     c"cuMemcpyHtoD_v2",
     c"cuMemcpyHtoDAsync_v2",
+    c"cuMemcpyDtoHAsync_v2",
+    c"cuMemcpyDtoDAsync_v2",
+    c"cuMemcpy2DAsync_v2",
     c"cuStreamCreate",
     c"cuStreamDestroy_v2",
+    c"cuStreamSynchronize",
     c"cuStreamWaitEvent",
     c"cuEventCreate",
     c"cuEventDestroy_v2",

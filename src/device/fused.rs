@@ -1,6 +1,6 @@
 //! Producers of activations on a GPU.
 
-use crate::blocks::{BLOCK, PACKED, aligned_rows, groups};
+use crate::blocks::{BLOCK, PACKED, groups};
 use crate::error::{Result, ensure};
 use crate::fused::{Fused, Producer, Target};
 use crate::kernels::{self, FusedArguments, Header, Kernel, Matrix};
@@ -88,7 +88,7 @@ fn matrix(request: &Fused, source: &Tensor) -> Result<Matrix> {
         matrix.scale_row = if scales.padded { 1 } else { scales.tensor.stride[1] } as i64;
         matrix.scale_column = scales.tensor.stride[2] as i64;
         matrix.scale_limit = (scales.tensor.bytes() / 4) as i64;
-        matrix.padding = if scales.padded { (aligned_rows(output.rows()) - output.rows()) as u32 } else { 0 };
+        matrix.padding = scales.padding as u32;
     }
     Ok(matrix)
 }

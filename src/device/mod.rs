@@ -1,14 +1,18 @@
 //! A GPU: its driver, contexts, streams, modules and launches. The only part of the crate that names libcuda.
 
+mod copy;
 mod copying;
 mod cublaslt;
 #[cfg(feature = "cutlass")]
 mod cutlass;
 mod deepgemm;
 mod driver;
+mod fingerprint;
 mod fused;
 mod linear;
+mod measure;
 mod quantize;
+mod reading;
 mod refit;
 
 use std::ffi::c_void;

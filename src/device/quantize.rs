@@ -1,6 +1,6 @@
 //! Quantize and dequantize on a GPU: requests become the arguments of a launch.
 
-use crate::blocks::{BLOCK, Rows, aligned_rows, groups};
+use crate::blocks::{BLOCK, Rows, groups};
 use crate::error::{Result, ensure};
 use crate::kernels::{self, Arguments, DequantizeArguments, FEW, Header, Kernel, MANY, Matrix};
 use crate::quantize::{Dequantize, Quantize, Rule, Scales};
@@ -76,7 +76,7 @@ pub fn matrix(
         rows: extent(rows.count, values)?,
         columns: extent(values.columns(), values)?,
         experts: extent(values.experts(), values)?,
-        padding: if scales.padded && last { (aligned_rows(values.rows()) - values.rows()) as u32 } else { 0 },
+        padding: if last { scales.padding as u32 } else { 0 },
         first_tile,
         aligned: aligned as u32,
     })
@@ -87,12 +87,17 @@ pub fn tiles(matrix: &Matrix) -> usize {
     matrix.experts as usize * (matrix.rows as usize).div_ceil(BLOCK) * groups(matrix.columns as usize)
 }
 
-fn header(formula: Option<Formula>, format: ScaleFormat, scales_only: bool, health: *mut std::ffi::c_void) -> Header {
-    let format = match format {
+/// The number of a format in the kernels.
+pub fn format_number(format: ScaleFormat) -> u32 {
+    match format {
         ScaleFormat::Fp32 => 0,
         ScaleFormat::Pow2 => 1,
         ScaleFormat::Ue8m0Packed => 2,
-    };
+    }
+}
+
+fn header(formula: Option<Formula>, format: ScaleFormat, scales_only: bool, health: *mut std::ffi::c_void) -> Header {
+    let format = format_number(format);
     let rule = match (formula, scales_only) {
         (None, _) => kernels::GIVEN,
         (_, true) => kernels::SCALES_ONLY,

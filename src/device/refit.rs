@@ -5,11 +5,13 @@ use std::ffi::c_void;
 use cudarc::driver::sys;
 
 use crate::blocks::{BLOCK, Rows};
+use crate::context::Staging;
+
 use crate::error::{Result, ensure};
-use crate::kernels::{self, FEW, Header, MANY, Matrix};
-use crate::quantize::Quantize;
-use crate::refit::{Entries, Manner, SOURCES, name_entry};
-use crate::tensor::Dtype;
+use crate::kernels::{self, FEW, Header, MANY, Matrix, Module};
+use crate::quantize::{Health, HealthPointer, Quantize};
+use crate::refit::{Entries, Manner, SOURCES, name_entry, staging_bytes};
+use crate::tensor::{Dtype, Tensor};
 
 use super::driver::check;
 use super::quantize::{Batch, batch_size, header_of, is_general, matrix, tiles};
@@ -40,7 +42,7 @@ impl Device {
                     return Ok(());
                 }
                 let batch = batch.get_or_insert_with(|| Batch::<MANY>::new(self, stream, dtype, header_of(manner)));
-                batch.add(&entry.request(manner)?).map_err(name_entry(index))
+                batch.add(&entry.request(manner)?).map_err(name_entry(entries.label(), index))
             })?;
             if let Some(batch) = &mut batch {
                 batch.launch()?;
@@ -64,7 +66,7 @@ impl Device {
                 let request = entry.request(manner)?;
                 for rows in request.grid.parts() {
                     let made = matrix(request.source, request.codes, &request.scales, &rows, total as u32);
-                    let made = made.map_err(name_entry(index))?;
+                    let made = made.map_err(name_entry(entries.label(), index))?;
                     if tiles(&made) > 0 {
                         total += tiles(&made);
                         matrices.push(made);
@@ -140,7 +142,8 @@ impl Device {
     fn check_entries(&self, entries: &dyn Entries, sources: bool) -> Result<()> {
         entries.visit(&mut |index, entry| {
             let own = if sources { self.check_pointers(&[entry.weight]) } else { Ok(()) };
-            own.and_then(|()| self.check_pointers(&[entry.codes, entry.scales])).map_err(name_entry(index))
+            own.and_then(|()| self.check_pointers(&[entry.codes, entry.scales]))
+                .map_err(name_entry(entries.label(), index))
         })
     }
 
@@ -149,29 +152,14 @@ impl Device {
         &self,
         entries: &dyn Entries,
         manner: Manner,
-        staging: *mut u8,
-        staging_bytes: usize,
+        staging: Staging,
         stream: Stream,
     ) -> Result<()> {
+        self.expect_staging(entries, staging, stream)?;
         let _current = self.enter()?;
         self.check_entries(entries, false)?;
         self.check_pointer(header_of(manner).health, "health")?;
-        self.check_pointer(staging.cast(), "staging")?;
-        self.expect_not_capturing(stream, "copies through staging memory cannot be captured")?;
-        let address = staging as usize;
-        ensure!(address.is_multiple_of(256), Alignment, "staging is at address {address:#x}, needs 256-byte alignment");
-        let half = staging_bytes / 2 / 256 * 256;
-        entries.visit(&mut |index, entry| {
-            let row = entry.weight.columns() * entry.weight.dtype.bytes();
-            let needed = 2 * (BLOCK * row).next_multiple_of(256);
-            ensure!(
-                entry.weight.is_empty() || (staging_bytes >= needed && address != 0),
-                Workspace,
-                "entries[{index}]: staging has {staging_bytes} bytes, two times 128 rows of K = {} need {needed}",
-                entry.weight.columns()
-            );
-            Ok(())
-        })?;
+        let half = staging.bytes / 2 / 256 * 256;
         let mut copying = self.copying.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if copying.is_none() {
             *copying = Some(Copying::new()?);
@@ -179,10 +167,67 @@ impl Device {
         let copying = copying.as_ref().expect("made above");
         // The staging memory is ours from this point of the caller's stream on.
         copying.begin(stream)?;
-        let mut pieces = Pieces { device: self, copying, staging, half, stream, next: 0 };
+        let mut pieces = Pieces { device: self, copying, staging: staging.address, half, stream, next: 0 };
         entries.visit(&mut |index, entry| {
-            pieces.add(&entry.request(manner)?, header_of(manner)).map_err(name_entry(index))
+            pieces.add(&entry.request(manner)?, header_of(manner)).map_err(name_entry(entries.label(), index))
         })
+    }
+}
+
+impl Device {
+    /// Fails unless each weight can pass through the staging memory.
+    pub fn expect_staging(&self, entries: &dyn Entries, staging: Staging, stream: Stream) -> Result<()> {
+        let _current = self.enter()?;
+        let (address, bytes) = (staging.address as usize, staging.bytes);
+        self.check_pointer(staging.address.cast(), "staging")?;
+        self.expect_not_capturing(stream, "copies through staging memory cannot be captured")?;
+        ensure!(address.is_multiple_of(256), Alignment, "staging is at address {address:#x}, needs 256-byte alignment");
+        entries.visit(&mut |index, entry| {
+            let needed = staging_bytes(entry.weight.columns(), entry.weight.dtype);
+            ensure!(
+                entry.weight.is_empty() || (bytes >= needed && address != 0),
+                Workspace,
+                "{}[{index}]: staging has {bytes} bytes, two times 128 rows of K = {} need {needed}",
+                entries.label(),
+                entry.weight.columns()
+            );
+            Ok(())
+        })
+    }
+
+    /// Fails if a refit on this stream could not begin.
+    pub fn expect_ready(&self, stream: Stream) -> Result<()> {
+        let _current = self.enter()?;
+        [Module::Blocks, Module::Passes].into_iter().try_for_each(|module| {
+            self.expect_loadable(&self.modules[module as usize], stream, "call fp8rt_context_prepare before")
+        })
+    }
+
+    /// Under `FP8RT_CHECK=1`: fails unless tensors that claim to be on this device are.
+    pub fn check_memory(&self, tensors: &[Option<&Tensor>]) -> Result<()> {
+        let ours = |tensor: &&&Tensor| tensor.device == self.ordinal;
+        tensors.iter().flatten().filter(ours).try_for_each(|tensor| self.check_pointers(&[tensor]))
+    }
+
+    /// The same of counters.
+    pub fn check_health(&self, health: Option<HealthPointer>) -> Result<()> {
+        health.map_or(Ok(()), |health| self.check_pointer(health.0.as_ptr().cast(), "health"))
+    }
+
+    /// Reads counters when the stream has come here.
+    pub fn read_health(&self, health: HealthPointer, stream: Stream) -> Result<Health> {
+        let _current = self.enter()?;
+        self.expect_not_capturing(stream, "counters cannot be read in a capture")?;
+        let (mut counts, address) = ([0u64; 4], health.0.as_ptr() as u64);
+        self.check_pointer(address as *const c_void, "device")?;
+        // SAFETY: 32 bytes of the caller's, and a place that lives until the stream has passed the copy.
+        unsafe {
+            let to = counts.as_mut_ptr().cast();
+            let copied =
+                check(sys::cuMemcpyDtoHAsync_v2(to, address, size_of_val(&counts), stream.0), "cuMemcpyDtoHAsync");
+            check(sys::cuStreamSynchronize(stream.0), "cuStreamSynchronize").and(copied)?;
+        }
+        Ok(Health::from_counts(counts))
     }
 }
 
@@ -230,10 +275,7 @@ impl Pieces<'_> {
         if source.stride[1] == source.columns() || rows.count == 1 {
             self.copying.copy(target, from, row * rows.count)?;
         } else {
-            for index in 0..rows.count {
-                let from = from.wrapping_add(index * source.stride[1] * size);
-                self.copying.copy(target.wrapping_add(index * row), from, row)?;
-            }
+            self.copying.copy_rows(target, from, source.stride[1] * size, [row, rows.count])?;
         }
         self.copying.copied(side, self.stream)?;
         let mut piece = matrix(source, request.codes, &request.scales, rows, 0)?;

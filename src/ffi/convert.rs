@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use crate::context::{Context, HOST};
+use crate::context::{Context, HOST, Staging};
 use crate::error::{Result, ensure, fail};
 use crate::quantize::{HealthCounters, HealthPointer, Subject};
 use crate::recipe::{Formula, Recipe, ScaleFormat};
@@ -37,6 +37,15 @@ unsafe impl Descriptor for fp8rt_policy_info {}
 unsafe impl Descriptor for fp8rt_shard_desc {}
 // SAFETY: as above.
 unsafe impl Descriptor for fp8rt_shard_info {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_refit_desc {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_refit_info {}
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_refit_receipt {}
+
+// SAFETY: as above.
+unsafe impl Descriptor for fp8rt_fingerprint_desc {}
 
 /// No descriptor will ever be longer, so a larger number is garbage.
 const LONGEST_DESCRIPTOR: usize = 4096;
@@ -100,6 +109,16 @@ unsafe fn struct_size<T: Descriptor>(pointer: *const T, name: &str) -> Result<us
         size_of::<T>()
     );
     Ok(size)
+}
+
+/// Fails unless a descriptor can be written.
+///
+/// # Safety
+/// Not NULL; if it is aligned, `struct_size` is its true size.
+pub unsafe fn expect_descriptor<T: Descriptor>(pointer: *const T, name: &str) -> Result<()> {
+    expect_aligned(pointer, name)?;
+    // SAFETY: the caller's promise.
+    unsafe { struct_size(pointer, name) }.map(drop)
 }
 
 /// Copies a descriptor: a shorter one is filled up with zeros, a longer one must have zeros where we know nothing.
@@ -296,6 +315,11 @@ pub unsafe fn write_text(line: &str, text: *mut c_char, capacity: u64, length: *
         }
     }
     Ok(())
+}
+
+/// Staging memory.
+pub fn staging(address: *mut c_void, bytes: u64) -> Staging {
+    Staging { address: address.cast(), bytes: usize::try_from(bytes).unwrap_or(usize::MAX) }
 }
 
 /// Where [`tensor`] puts what it made: a result of this size, moved twice, would cost as much as the checks.

@@ -40,6 +40,8 @@ fn status(kind: Kind) -> fp8rt_status {
         Kind::OutOfMemory => fp8rt_status::OUT_OF_MEMORY,
         Kind::Cuda(_) => fp8rt_status::CUDA_ERROR,
         Kind::Internal => fp8rt_status::INTERNAL,
+        Kind::Incomplete => fp8rt_status::INCOMPLETE,
+        Kind::State => fp8rt_status::STATE,
     }
 }
 

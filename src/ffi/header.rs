@@ -3,8 +3,21 @@
 use std::path::Path;
 
 /// The chapters of the header, in order.
-const CHAPTERS: [&str; 10] =
-    ["types", "version", "context", "scales", "quantize", "fused", "refit", "linear", "policy", "shard"];
+const CHAPTERS: [&str; 13] = [
+    "types",
+    "version",
+    "context",
+    "scales",
+    "quantize",
+    "fused",
+    "refit",
+    "refit_plan",
+    "fingerprint",
+    "report",
+    "linear",
+    "policy",
+    "shard",
+];
 
 #[test]
 fn the_committed_header_is_current() {

@@ -7,6 +7,7 @@
 
 mod context;
 mod convert;
+mod fingerprint;
 mod fused;
 mod guard;
 #[cfg(all(test, not(miri)))]
@@ -15,17 +16,22 @@ mod linear;
 mod policy;
 mod quantize;
 mod refit;
+mod refit_plan;
+mod report;
 mod scales;
 mod shard;
 mod types;
 mod version;
 
 pub use context::*;
+pub use fingerprint::*;
 pub use fused::*;
 pub use linear::*;
 pub use policy::*;
 pub use quantize::*;
 pub use refit::*;
+pub use refit_plan::*;
+pub use report::*;
 pub use scales::*;
 pub use shard::*;
 pub use types::*;

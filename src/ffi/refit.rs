@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use crate::context::Context;
 use crate::error::{Result, ensure};
+use crate::quantize::Subject;
 use crate::recipe::Recipe;
-use crate::refit::{Entries, Entry, Manner, OwnedEntries, name_entry};
+use crate::refit::{Entries, Entry, Manner, name_entry};
 use crate::table::WeightTable;
 
 use super::context::fp8rt_context;
 use super::convert::{
-    Place, Quantization, expect_aligned, expect_stream, health as counters, part_rows, required, required_mut, tensor,
-    tensor_on,
+    Place, Quantization, array, expect_stream, health as counters, part_rows, required, required_mut,
+    staging as staging_of, tensor, tensor_on,
 };
 use super::guard::guard;
 use super::types::{fp8rt_health, fp8rt_quantize_desc, fp8rt_status, fp8rt_weight_entry};
@@ -20,7 +21,7 @@ use super::types::{fp8rt_health, fp8rt_quantize_desc, fp8rt_status, fp8rt_weight
 /// Weights at fixed addresses, quantized together by one launch for each source dtype. Any number of threads may run one at
 /// once; creating and destroying are exclusive.
 #[allow(non_camel_case_types)] // the C name
-pub struct fp8rt_weight_table(WeightTable);
+pub struct fp8rt_weight_table(pub(super) WeightTable);
 
 /// Quantizes `count` weights: as many calls of fp8rt_quantize_weight with one descriptor, and on a GPU one launch for each
 /// source dtype (bf16, fp16, fp32) and each 240 parts. The entries travel with the launch: nothing is kept and nothing of
@@ -75,8 +76,7 @@ pub unsafe extern "C" fn fp8rt_quantize_weights_from_host(
         expect_stream(context, stream)?;
         let given = Given::new(context, entries, count, crate::context::HOST)?;
         given.check(manner)?;
-        let bytes = usize::try_from(staging_bytes).unwrap_or(usize::MAX);
-        context.quantize_many_from_host(&given, manner, staging.cast(), bytes, stream)
+        context.quantize_many_from_host(&given, manner, staging_of(staging, staging_bytes), stream)
     })
 }
 
@@ -110,12 +110,11 @@ unsafe fn create(
     count: u32,
 ) -> Result<WeightTable> {
     // SAFETY: the caller's promise.
-    let owned = unsafe {
-        let given = Given::new(&context, entries, count, context.device)?;
-        given.check(manner)?;
-        OwnedEntries::new(&given)?
-    };
-    WeightTable::new(context, owned, manner)
+    let given = unsafe { Given::new(&context, entries, count, context.device) }?;
+    given.check(manner)?;
+    let mut table = WeightTable::new(context.clone());
+    table.add(&given, manner)?;
+    Ok(table)
 }
 
 /// Quantizes every weight of the table from what its source holds when the stream comes to it. One launch for each source
@@ -175,14 +174,9 @@ impl<'a> Given<'a> {
         count: u32,
         source_device: i32,
     ) -> Result<Given<'a>> {
-        let mut slice: &[fp8rt_weight_entry] = &[];
-        if count > 0 {
-            ensure!(!entries.is_null(), NullPointer, "entries is NULL, count is {count}");
-            expect_aligned(entries, "entries")?;
-            // SAFETY: aligned and not NULL; the rest is the caller's promise.
-            slice = unsafe { std::slice::from_raw_parts(entries, count as usize) };
-        }
-        Ok(Given { context, entries: slice, source_device })
+        // SAFETY: the caller's promise.
+        let entries = unsafe { array(entries, count, "entries", "count") }?;
+        Ok(Given { context, entries, source_device })
     }
 }
 
@@ -200,7 +194,7 @@ impl Given<'_> {
                 weight: tensor_on(self.source_device, &given.weight, "weight", weight_place)?,
                 codes: tensor(self.context, &given.codes, "codes", codes_place)?,
                 scales: tensor(self.context, &given.scales, "scales", scales_place)?,
-                part_rows: part_rows(given.part_rows, given.num_parts)?,
+                subject: Subject::Weight { part_rows: part_rows(given.part_rows, given.num_parts)? },
             })
         }
     }
@@ -211,7 +205,7 @@ impl Entries for Given<'_> {
         for (index, given) in self.entries.iter().enumerate() {
             let mut places = [Place::uninit(); 3];
             // SAFETY: a struct within the caller's array, with memory as the header asks.
-            let entry = unsafe { self.entry(given, &mut places) }.map_err(name_entry(index))?;
+            let entry = unsafe { self.entry(given, &mut places) }.map_err(name_entry(self.label(), index))?;
             visitor(index, &entry)?;
         }
         Ok(())

@@ -47,6 +47,10 @@ pub enum fp8rt_status {
     CUDA_ERROR = 17,
     /// A fault of this library. The message is worth a report.
     INTERNAL = 18,
+    /// Something of a refit was not filled. The message names the first and the count.
+    INCOMPLETE = 19,
+    /// The object is not in the state that this call needs. The message says what brings it there.
+    STATE = 20,
 }
 
 /// Element types.
@@ -158,6 +162,30 @@ pub enum fp8rt_split {
     COLUMNS = 2,
 }
 
+/// Where a refit stands.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_refit_state {
+    /// Not begun, or finished.
+    IDLE = 0,
+    /// Begun: runs are taken.
+    OPEN = 1,
+    /// A run failed after something was enqueued: what the destinations hold is not known until the next refit.
+    FAILED = 2,
+}
+
+/// Forms of a report.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum fp8rt_report_format {
+    /// An object with `suggestion`, `total`, `layers`, `projections`, `tensors`, `not_measured` and `definitions`.
+    JSON = 0,
+    /// Tables for a terminal, in UTF-8.
+    TEXT = 1,
+    /// One page that needs nothing else, with charts over the layers.
+    HTML = 2,
+}
+
 /// `fp8rt_quantize_desc.flags`: `floor` is set. Without it the recipe's own floor holds.
 pub const FP8RT_QUANTIZE_FLOOR: u32 = 1;
 
@@ -165,6 +193,17 @@ pub const FP8RT_QUANTIZE_FLOOR: u32 = 1;
 pub const FP8RT_LINEAR_BATCH_INVARIANT: u32 = 1;
 /// `fp8rt_linear_desc.flags`: `floor` is set. Without it the recipe's own floor holds.
 pub const FP8RT_LINEAR_FLOOR: u32 = 2;
+
+/// `fp8rt_refit_destination.flags`: `floor` is set. Without it the recipe's own floor holds.
+pub const FP8RT_REFIT_DESTINATION_FLOOR: u32 = 1;
+/// `fp8rt_refit_destination.flags`: its regions need not fill all of it; the rest stays as it is (a padded vocabulary).
+pub const FP8RT_REFIT_DESTINATION_PARTLY: u32 = 2;
+/// `fp8rt_refit_item.flags`: `part` is read.
+pub const FP8RT_REFIT_ITEM_PART: u32 = 1;
+/// `fp8rt_refit_item.flags`: `expert` is read.
+pub const FP8RT_REFIT_ITEM_EXPERT: u32 = 2;
+/// Flag of `fp8rt_refit_finish`: destinations that nothing was written to are as they shall be.
+pub const FP8RT_REFIT_PARTIAL: u32 = 1;
 
 /// Alignment of a workspace, in bytes.
 pub const FP8RT_WORKSPACE_ALIGNMENT: u32 = 256;
@@ -256,6 +295,77 @@ pub struct fp8rt_weight_entry {
     pub codes: fp8rt_tensor,
     /// As fp8rt_weight_scales_layout says.
     pub scales: fp8rt_tensor,
+    /// Rows of each part of a merged weight, in order; their sum is N. Read during the call only.
+    pub part_rows: *const i64,
+    /// Number of entries of `part_rows`; 0: the weight is one part.
+    pub num_parts: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// A fingerprint: 128 bits. Two are equal if both words are; the sum of two is that of the 128-bit numbers, without what
+/// goes beyond 2^128.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct fp8rt_fingerprint {
+    /// Bits 0 to 63.
+    pub low: u64,
+    /// Bits 64 to 127.
+    pub high: u64,
+}
+
+/// A sum of hashes as calls add to it, limb i without carry in units of 2^(32 i). Zero before the first call. For a GPU
+/// context it lies in device memory. Sums of several devices are added limb by limb. 8-byte aligned.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct fp8rt_fingerprint_sum {
+    /// Room for 2^32 blocks.
+    pub limbs: [u64; 4],
+}
+
+/// Sums over the blocks of a source that a report is made of, over finite elements x. For a GPU context they lie in device
+/// memory. 8-byte aligned.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct fp8rt_error_sums {
+    /// Sum of x^2.
+    pub squares: f64,
+    /// Sum of (x - code * scale)^2.
+    pub errors: f64,
+    /// Number of them.
+    pub elements: u64,
+    /// Those that are not zero and whose code is.
+    pub became_zero: u64,
+    /// Those whose code is a subnormal of E4M3.
+    pub became_subnormal: u64,
+    /// Elements that are NaN or infinite, which are in no other sum.
+    pub non_finite: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// Blocks whose largest magnitude exceeds 6 times the root of their mean square.
+    pub outlier_blocks: u64,
+}
+
+/// Which tensor it is, or which shard of it, that a fingerprint counts.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_fingerprint_desc {
+    /// `sizeof(fp8rt_fingerprint_desc)`.
+    pub struct_size: u32,
+    /// 0.
+    pub flags: u32,
+    /// The name that all who compare agree on; zero-terminated UTF-8. Read during the call only.
+    pub name: *const c_char,
+    /// Index of the first part. Several parts are numbered on from it, each with its rows counted from its beginning.
+    pub part: u32,
+    /// An `fp8rt_scale_format`. Not looked at without scales.
+    pub scale_format: u32,
+    /// Index of the first expert; 0 without experts.
+    pub expert: i64,
+    /// Row of blocks, in the named tensor, at which each part begins: 0, or a shard's first row / 128.
+    pub first_block_row: i64,
+    /// Column of blocks at which it begins. A tensor that is not FP8 has 128 bytes in a block's row.
+    pub first_block_column: i64,
     /// Rows of each part of a merged weight, in order; their sum is N. Read during the call only.
     pub part_rows: *const i64,
     /// Number of entries of `part_rows`; 0: the weight is one part.
@@ -383,17 +493,6 @@ pub struct fp8rt_policy_info {
     pub num_hidden_layers: i64,
 }
 
-/// A fingerprint: 128 bits. Two are equal if both words are; the sum of two is that of the 128-bit numbers, without what
-/// goes beyond 2^128.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct fp8rt_fingerprint {
-    /// Bits 0 to 63.
-    pub low: u64,
-    /// Bits 64 to 127.
-    pub high: u64,
-}
-
 /// A weight, and how it is cut. Rank r of `ranks` is asked about.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -455,6 +554,160 @@ pub struct fp8rt_shard_part {
     pub replicas: u32,
     /// 1 if its rows and columns begin and end on blocks of the whole part, or at its ends.
     pub on_blocks: u32,
+}
+
+/// A parameter of the running model, at an address that stays. Everything but the memory itself is read during
+/// fp8rt_refit_create only.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_refit_destination {
+    /// Its name: UTF-8, zero-terminated, not empty.
+    pub name: *const c_char,
+    /// E4M3 `[N, K]` or `[experts, N, K]`: quantized. BF16, F16 or F32 of rank 1, 2 or 3: kept, copied byte for byte from
+    /// a source of the same dtype. Elements of a row 1 apart.
+    pub codes: fp8rt_tensor,
+    /// As fp8rt_weight_scales_layout says. Kept: all zero.
+    pub scales: fp8rt_tensor,
+    /// Rows of each part of a merged weight, in order; their sum is N. Kept ones may have parts too.
+    pub part_rows: *const i64,
+    /// Number of entries of `part_rows`; 0: one part.
+    pub num_parts: u32,
+    /// `FP8RT_REFIT_DESTINATION_FLOOR` and `FP8RT_REFIT_DESTINATION_PARTLY`, or 0.
+    pub flags: u32,
+    /// An `fp8rt_recipe`; DEFAULT is NEMO_RL.
+    pub recipe: u32,
+    /// An `fp8rt_scale_format`.
+    pub scale_format: u32,
+    /// Least amax of a block, finite and >= 0. Read only with `FP8RT_REFIT_DESTINATION_FLOOR`.
+    pub floor: f32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// A box of a source that fills a box of a destination: what an engine's loader does with a tensor of a checkpoint.
+/// Boxes count elements as experts, rows, columns; below rank 3 the first expert is 0 and there is 1, and rank 1 is a row.
+///
+/// For a quantized destination the box begins on a block of the part that it lies in (rows and columns; UE8M0_PACKED: on
+/// 512 columns) and ends on one or where the part or the row ends. It may hold several whole parts.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_refit_region {
+    /// Name of the source: UTF-8, zero-terminated, not empty.
+    pub source: *const c_char,
+    /// Index of the destination.
+    pub destination: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Where the box begins in the source.
+    pub source_first: [i64; 3],
+    /// Its extents.
+    pub extent: [i64; 3],
+    /// Where it begins in the destination.
+    pub destination_first: [i64; 3],
+}
+
+/// What a refit plan is made from.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_refit_desc {
+    /// `sizeof(fp8rt_refit_desc)`.
+    pub struct_size: u32,
+    /// 0.
+    pub flags: u32,
+    /// Number of `destinations`.
+    pub num_destinations: u32,
+    /// Number of `regions`.
+    pub num_regions: u32,
+    /// The parameters. Names are unique.
+    pub destinations: *const fp8rt_refit_destination,
+    /// What fills them. A destination that no region mentions is filled by tensors of its own name.
+    pub regions: *const fp8rt_refit_region,
+}
+
+/// A tensor that a run brings, or a cut of one.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct fp8rt_refit_item {
+    /// Name of a source, or else of a destination: then rows, columns and experts are those of the destination.
+    pub name: *const c_char,
+    /// `FP8RT_REFIT_ITEM_PART`, `FP8RT_REFIT_ITEM_EXPERT`, both or 0.
+    pub flags: u32,
+    /// The part of the destination that the tensor is; rows are counted in the part.
+    pub part: u32,
+    /// The first expert that the tensor holds.
+    pub expert: i64,
+    /// Where the tensor begins in the source. A cut must begin and end on blocks of every region that it meets, or where
+    /// the region does; of what is kept, on any row and on 128 bytes of columns.
+    pub first_row: i64,
+    /// As `first_row`, for columns.
+    pub first_column: i64,
+    /// BF16, F16 or F32 values; or E4M3 codes, with `scales`.
+    pub weight: fp8rt_tensor,
+    /// Data NULL: the weight is values. Else the scales of the codes, in the destination's scale format, one grid of
+    /// blocks from the first row and column of the tensor on (of a whole destination with parts: one grid a part). Codes
+    /// and scales are copied; a box that does not lie on that grid is refused.
+    pub scales: fp8rt_tensor,
+}
+
+/// What a refit plan is and where it stands. Set `struct_size` before the call.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct fp8rt_refit_info {
+    /// `sizeof(fp8rt_refit_info)`.
+    pub struct_size: u32,
+    /// An `fp8rt_refit_state`.
+    pub state: u32,
+    /// Number of destinations.
+    pub num_destinations: u32,
+    /// Number of sources: names that tensors may have.
+    pub num_sources: u32,
+    /// Number of regions; one that held several parts counts as many.
+    pub num_regions: u32,
+    /// Destinations that are filled since fp8rt_refit_begin.
+    pub destinations_filled: u32,
+    /// 1 if every region lies on blocks of its source too, as far as this plan can tell: then the fingerprints of the shards
+    /// of several ranks add up. Else 0. A block of what is kept has 128 rows of 128 bytes.
+    pub cut_on_blocks: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Blocks that are filled since fp8rt_refit_begin. Of kept tensors 128 bytes of a row count as one; four blocks that
+    /// share words of UE8M0_PACKED do.
+    pub blocks_filled: u64,
+    /// Blocks of all regions.
+    pub blocks_total: u64,
+    /// Bytes that a whole refit reads, from sources of 16 bits where they are quantized.
+    pub bytes_read: u64,
+    /// Bytes that a whole refit writes.
+    pub bytes_written: u64,
+    /// Least staging memory for sources on the host, whatever they are; 0 on a host context. Sources on the device need
+    /// none, and a run takes no other memory of the device.
+    pub staging_bytes: u64,
+}
+
+/// What a refit did. Set `struct_size` before the call.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct fp8rt_refit_receipt {
+    /// `sizeof(fp8rt_refit_receipt)`.
+    pub struct_size: u32,
+    /// Destinations that are filled.
+    pub destinations_filled: u32,
+    /// Number of destinations.
+    pub num_destinations: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Blocks that are filled.
+    pub blocks_filled: u64,
+    /// Blocks of all regions.
+    pub blocks_total: u64,
+    /// Items that runs brought.
+    pub items: u64,
+    /// Boxes that were written: each is a region or a cut of one.
+    pub regions_written: u64,
+    /// Bytes that were read.
+    pub bytes_read: u64,
+    /// Bytes that were written.
+    pub bytes_written: u64,
 }
 
 /// Receives one line, without a newline, valid during the call only. Called on any thread; must not call back.

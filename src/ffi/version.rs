@@ -45,7 +45,7 @@ pub extern "C" fn fp8rt_last_cuda_error() -> i32 {
 /// The name of a status, "FP8RT_STATUS_SHAPE" for 3; "unknown" for a number that this library does not have. Static.
 #[unsafe(no_mangle)]
 pub extern "C" fn fp8rt_status_name(status: i32) -> *const c_char {
-    const NAMES: [&str; 19] = [
+    const NAMES: [&str; 21] = [
         "FP8RT_STATUS_OK\0",
         "FP8RT_STATUS_INVALID_ARGUMENT\0",
         "FP8RT_STATUS_NULL_POINTER\0",
@@ -65,6 +65,8 @@ pub extern "C" fn fp8rt_status_name(status: i32) -> *const c_char {
         "FP8RT_STATUS_OUT_OF_MEMORY\0",
         "FP8RT_STATUS_CUDA_ERROR\0",
         "FP8RT_STATUS_INTERNAL\0",
+        "FP8RT_STATUS_INCOMPLETE\0",
+        "FP8RT_STATUS_STATE\0",
     ];
     let name = usize::try_from(status).ok().and_then(|index| NAMES.get(index)).unwrap_or(&"unknown\0");
     name.as_ptr().cast()

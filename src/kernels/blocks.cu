@@ -1,7 +1,7 @@
 // Weights: blocks of 128x128, one pass over the source. A thread block holds a whole block of the weight in registers, so
 // its amax is known before any of it is rounded. One thread block a tile: the hardware balances matrices of every size.
 
-#include "common.cuh"
+#include "tiles.cuh"
 
 constexpr int kThreads = 256;
 constexpr int kRowsAtOnce = kThreads / kChunks;
@@ -9,12 +9,6 @@ constexpr int kPasses = kBlock / kRowsAtOnce;
 constexpr int kWarps = kThreads / 32;
 
 namespace {
-
-// Where a tile lies.
-struct Tile {
-  uint32_t expert, band, group;
-  uint32_t first_row, rows, columns;  // of the part of the block that exists
-};
 
 __device__ const Matrix &find(const Matrix *matrices, uint32_t count, uint32_t tile) {
   uint32_t low = 0, high = count;
@@ -27,20 +21,6 @@ __device__ const Matrix &find(const Matrix *matrices, uint32_t count, uint32_t t
     }
   }
   return matrices[low];
-}
-
-__device__ Tile place(const Matrix &m, uint32_t tile) {
-  const uint32_t bands = (m.rows + kBlock - 1) / kBlock, groups = (m.columns + kBlock - 1) / kBlock;
-  uint32_t local = tile - m.first_tile;
-  Tile t;
-  t.group = local % groups;
-  local /= groups;
-  t.band = local % bands;
-  t.expert = local / bands;
-  t.first_row = t.band * kBlock;
-  t.rows = min(m.rows - t.first_row, uint32_t(kBlock));
-  t.columns = min(m.columns - t.group * kBlock, uint32_t(kBlock));
-  return t;
 }
 
 // Largest of a value over the thread block. `shared` has a word for each warp, and is not reused before the next barrier.

@@ -3,7 +3,9 @@
 mod arguments;
 #[cfg(feature = "cutlass")]
 pub mod cutlass;
+mod fingerprint_arguments;
 mod linear_arguments;
+mod measure_arguments;
 mod tiles;
 
 use std::ffi::CStr;
@@ -11,7 +13,9 @@ use std::ffi::CStr;
 use crate::error::{Result, fail};
 
 pub use arguments::*;
+pub use fingerprint_arguments::*;
 pub use linear_arguments::*;
+pub use measure_arguments::*;
 pub use tiles::{Cluster, DEPTH, MOST_K, PROCESSORS, TILES, Tile};
 
 /// The machine code of one source file for one architecture, compressed.
@@ -40,11 +44,21 @@ pub enum Module {
     Fused,
     Plain,
     Passes,
+    Fingerprint,
+    Measure,
 }
 
 /// All of them.
-pub const MODULES: [Module; 6] =
-    [Module::Blocks, Module::Groups, Module::Dequantize, Module::Fused, Module::Plain, Module::Passes];
+pub const MODULES: [Module; 8] = [
+    Module::Blocks,
+    Module::Groups,
+    Module::Dequantize,
+    Module::Fused,
+    Module::Plain,
+    Module::Passes,
+    Module::Fingerprint,
+    Module::Measure,
+];
 
 impl Module {
     pub fn name(self) -> &'static str {
@@ -55,6 +69,8 @@ impl Module {
             Module::Fused => "fused",
             Module::Plain => "plain",
             Module::Passes => "passes",
+            Module::Fingerprint => "fingerprint",
+            Module::Measure => "measure",
         }
     }
 
@@ -68,6 +84,8 @@ impl Module {
             Module::Fused => FUSED,
             Module::Plain => PLAIN,
             Module::Passes => PASSES,
+            Module::Fingerprint => FINGERPRINT,
+            Module::Measure => MEASURE,
         };
         let runs = |cubin: &&Cubin| {
             let same_major = cubin.architecture / 10 == capability / 10;
@@ -116,7 +134,9 @@ pub const DEQUANTIZE_ROWS: [Kernel; 3] = by_dtype!(Dequantize, "dequantize_", ""
 
 pub const PLAIN_FEW: [Kernel; 3] = by_dtype!(Plain, "plain_", "_few");
 pub const PLAIN_MANY: [Kernel; 3] = by_dtype!(Plain, "plain_", "_many");
+pub const MEASURE_BLOCKS: [Kernel; 3] = by_dtype!(Measure, "measure_", "");
 pub const ADD_BIAS: [Kernel; 3] = by_dtype!(Passes, "add_bias_", "");
+pub const FINGERPRINT_BLOCKS: Kernel = Kernel { module: Module::Fingerprint, name: c"fingerprint_blocks" };
 pub const COPY_SCALES: Kernel = Kernel { module: Module::Passes, name: c"copy_scales" };
 
 /// Kernels of a producer: values, codes, codes with health.
@@ -153,11 +173,12 @@ pub fn all_of(module: Module) -> impl Iterator<Item = Kernel> {
         PLAIN_FEW,
         PLAIN_MANY,
         ADD_BIAS,
+        MEASURE_BLOCKS,
     ];
     let fused = [SILU_AND_MUL_SMALL, SILU_AND_MUL_LARGE, RMS_NORM_TWO, RMS_NORM_FOUR, RMS_NORM_ANY];
     all.into_iter()
         .chain(fused.into_iter().flatten())
         .flatten()
-        .chain([COPY_SCALES])
+        .chain([COPY_SCALES, FINGERPRINT_BLOCKS])
         .filter(move |kernel| kernel.module == module)
 }

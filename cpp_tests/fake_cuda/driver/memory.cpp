@@ -71,6 +71,29 @@ CUresult fill(CUdeviceptr to, std::uint32_t value, std::size_t element, std::siz
   return CUDA_SUCCESS;
 }
 
+// Where the host finds a range of the memory that one side of a copy of rows names; NULL if it is none.
+std::uint8_t *rows_of(CUmemorytype kind, const void *host, CUdeviceptr device, std::size_t bytes) {
+  if (kind == CU_MEMORYTYPE_DEVICE) return device_bytes(device, bytes);
+  return kind == CU_MEMORYTYPE_HOST ? static_cast<std::uint8_t *>(const_cast<void *>(host)) : nullptr;
+}
+
+CUresult copy_rows(const CUDA_MEMCPY2D &c) {
+  if (c.WidthInBytes == 0 || c.Height == 0) return CUDA_SUCCESS;
+  const std::size_t most = std::size_t{1} << 31;
+  if (c.srcPitch < c.WidthInBytes || c.dstPitch < c.WidthInBytes || c.srcPitch >= most || c.dstPitch >= most) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (c.srcXInBytes != 0 || c.srcY != 0 || c.dstXInBytes != 0 || c.dstY != 0) return CUDA_ERROR_NOT_SUPPORTED;
+  const std::size_t last = c.Height - 1;
+  const std::uint8_t *from = rows_of(c.srcMemoryType, c.srcHost, c.srcDevice, last * c.srcPitch + c.WidthInBytes);
+  std::uint8_t *to = rows_of(c.dstMemoryType, c.dstHost, c.dstDevice, last * c.dstPitch + c.WidthInBytes);
+  if (from == nullptr || to == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  for (std::size_t row = 0; row < c.Height; ++row) {
+    std::memcpy(to + row * c.dstPitch, from + row * c.srcPitch, c.WidthInBytes);
+  }
+  return CUDA_SUCCESS;
+}
+
 // Work enqueued on a stream.
 template <class Body>
 CUresult enqueue(const char *function, CUstream stream, Arguments arguments, Body body) {
@@ -207,6 +230,13 @@ CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream st
 CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
   return enqueue(__func__, stream, {to, from, bytes, stream},
                  [&] { return copy(device_bytes(to, bytes), device_bytes(from, bytes), bytes); });
+}
+
+// The arguments that are remembered: where to, where from, bytes of a row, rows, stream.
+CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *c, CUstream stream) {
+  const std::uint64_t from = c->srcMemoryType == CU_MEMORYTYPE_DEVICE ? c->srcDevice : number(c->srcHost);
+  return enqueue(__func__, stream, {c->dstDevice, from, c->WidthInBytes, c->Height, stream},
+                 [&] { return copy_rows(*c); });
 }
 
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t count, CUstream stream) {

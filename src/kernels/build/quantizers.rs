@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::nvcc::Job;
 
 /// Files of `src/kernels` that are compiled as they are.
-const SOURCES: [&str; 6] = ["blocks", "groups", "dequantize", "fused", "plain", "passes"];
+const SOURCES: [&str; 8] = ["blocks", "groups", "dequantize", "fused", "plain", "passes", "fingerprint", "measure"];
 
 /// Compute capability times ten, and what nvcc calls the target. Hopper is run; the others are compiled.
 const ARCHITECTURES: [(u32, &str); 5] = [(80, "80"), (89, "89"), (90, "90a"), (100, "100"), (120, "120")];

@@ -1,6 +1,7 @@
 //! Many weights in one go: entries of a call, or a table that is made once and run again and again.
 
-use crate::error::{Error, Result};
+use crate::blocks::BLOCK;
+use crate::error::{Error, Result, fail};
 use crate::quantize::{HealthPointer, Operands, Quantize, Rule, Subject};
 use crate::recipe::{Formula, ScaleFormat};
 use crate::tensor::{Dtype, Tensor};
@@ -14,7 +15,7 @@ pub struct Entry<'a> {
     pub weight: &'a Tensor,
     pub codes: &'a Tensor,
     pub scales: &'a Tensor,
-    pub part_rows: &'a [i64],
+    pub subject: Subject<'a>,
 }
 
 /// How all entries are quantized.
@@ -29,14 +30,18 @@ impl<'a> Entry<'a> {
     /// The checked request.
     pub fn request(&self, manner: Manner) -> Result<Quantize<'a>> {
         let operands = Operands { source: self.weight, codes: Some(self.codes), scales: self.scales };
-        let subject = Subject::Weight { part_rows: self.part_rows };
-        Quantize::new(subject, operands, manner.format, Rule::Compute(manner.formula), manner.health)
+        Quantize::new(self.subject, operands, manner.format, Rule::Compute(manner.formula), manner.health)
     }
 }
 
-/// Puts the number of an entry before a message about it.
-pub fn name_entry(index: usize) -> impl FnOnce(Error) -> Error {
-    move |error| Error { message: format!("entries[{index}]: {}", error.message), ..error }
+/// Least staging memory for weights on the host of this many columns: 128 rows twice.
+pub fn staging_bytes(columns: usize, dtype: Dtype) -> usize {
+    2 * (BLOCK * columns * dtype.bytes()).next_multiple_of(256)
+}
+
+/// Puts label and number of an entry before a message about it.
+pub fn name_entry(label: &'static str, index: usize) -> impl FnOnce(Error) -> Error {
+    move |error| Error { message: format!("{label}[{index}]: {}", error.message), ..error }
 }
 
 /// Entries that can be visited more than once: all are checked before the first is enqueued. They are made anew at each
@@ -45,9 +50,14 @@ pub trait Entries {
     /// Visits every entry in order, until a visit fails.
     fn visit(&self, visitor: &mut dyn FnMut(usize, &Entry) -> Result<()>) -> Result<()>;
 
+    /// What messages call them.
+    fn label(&self) -> &'static str {
+        "entries"
+    }
+
     /// Checks every entry.
     fn check(&self, manner: Manner) -> Result<()> {
-        self.visit(&mut |index, entry| entry.request(manner).map(drop).map_err(name_entry(index)))
+        self.visit(&mut |index, entry| entry.request(manner).map(drop).map_err(name_entry(self.label(), index)))
     }
 }
 
@@ -56,7 +66,13 @@ struct Owned {
     weight: Tensor,
     codes: Tensor,
     scales: Tensor,
-    part_rows: Vec<i64>,
+    shares: Shares,
+}
+
+/// An owned [`Subject`] of a weight.
+enum Shares {
+    Parts(Vec<i64>),
+    Bands { padding: usize },
 }
 
 /// The entries of a table.
@@ -67,8 +83,12 @@ impl OwnedEntries {
     pub fn new(entries: &dyn Entries) -> Result<OwnedEntries> {
         let mut owned = Vec::new();
         entries.visit(&mut |_, entry| {
-            let part_rows = entry.part_rows.to_vec();
-            owned.push(Owned { weight: *entry.weight, codes: *entry.codes, scales: *entry.scales, part_rows });
+            let shares = match entry.subject {
+                Subject::Weight { part_rows } => Shares::Parts(part_rows.to_vec()),
+                Subject::Bands { padding } => Shares::Bands { padding },
+                Subject::Activation => fail!(Internal, "an activation in a refit"),
+            };
+            owned.push(Owned { weight: *entry.weight, codes: *entry.codes, scales: *entry.scales, shares });
             Ok(())
         })?;
         Ok(OwnedEntries(owned))
@@ -78,8 +98,12 @@ impl OwnedEntries {
 impl Entries for OwnedEntries {
     fn visit(&self, visitor: &mut dyn FnMut(usize, &Entry) -> Result<()>) -> Result<()> {
         self.0.iter().enumerate().try_for_each(|(index, owned)| {
-            let Owned { weight, codes, scales, part_rows } = owned;
-            visitor(index, &Entry { weight, codes, scales, part_rows })
+            let Owned { weight, codes, scales, shares } = owned;
+            let subject = match shares {
+                Shares::Parts(part_rows) => Subject::Weight { part_rows },
+                &Shares::Bands { padding } => Subject::Bands { padding },
+            };
+            visitor(index, &Entry { weight, codes, scales, subject })
         })
     }
 }
