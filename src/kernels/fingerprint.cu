@@ -1,8 +1,8 @@
 // Fingerprints: the sum of a hash of each block, as src/fingerprint.rs defines it. One pass over the codes.
 //
-// A thread holds the same places of every tile, so that its keys stay in registers. The next tile is loaded while this one
-// is multiplied. Hashes are finished for many tiles at once, one lane each, so that their long chain of multiplications
-// is paid once for all of them.
+// A thread has the same places in every tile. The next tile is loaded while this one is multiplied. The keys lie in shared
+// memory: in registers the compiler makes them anew each time. Hashes are finished for many tiles at once, one lane each,
+// so that their long chain of multiplications is paid once for all of them.
 
 #include "fingerprint_arguments.cuh"
 #include "tiles.cuh"
@@ -36,18 +36,15 @@ __device__ inline uint32_t key(uint32_t index) { return mix((index + 1) * 0x9E37
 __device__ inline uint32_t first_row() { return threadIdx.x / kVectorsOfRow; }
 __device__ inline uint32_t column() { return threadIdx.x % kVectorsOfRow * kVector; }
 
-// The keys of the thread's places in each pass, and in the one that would follow.
-struct Keys {
-  uint4 of[kPasses + 1];
+// Four keys each: row by row, those of the rows beyond a block too.
+constexpr int kKeys = (kBlock + kShift) * kVectorsOfRow;
 
-  __device__ Keys() {
-#pragma unroll
-    for (int i = 0; i <= kPasses; ++i) {
-      const uint32_t at = (first_row() + i * kRowsAtOnce) * (kBlock / 4) + column() / 4;
-      of[i] = {key(at), key(at + 1), key(at + 2), key(at + 3)};
-    }
+__device__ void make_keys(uint4 (&keys)[kKeys]) {
+  for (uint32_t i = threadIdx.x; i < kKeys; i += kThreads) {
+    keys[i] = {key(4 * i), key(4 * i + 1), key(4 * i + 2), key(4 * i + 3)};
   }
-};
+  __syncthreads();
+}
 
 __device__ inline uint64_t product(uint4 m, uint4 k) {
   return uint64_t(m.x + k.x) * (m.y + k.y) + uint64_t(m.z + k.z) * (m.w + k.w);
@@ -81,31 +78,27 @@ struct Piece {
       }
       return;
     }
+    // Bytes alone: with vectors behind a branch beside them, nvcc 13.0 reads what does not exist.
     const int count = max(0, min(kVector, int(t.columns) - int(column())));
-#pragma unroll 1
+#pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       const bool exists = first_row() + i * kRowsAtOnce < t.rows;
-      const uint8_t *at = from + i * kRowsAtOnce * m.codes_stride;
-      uint4 vector = {};
-      if (exists && m.aligned && count == kVector) {
-        vector = __ldcs(reinterpret_cast<const uint4 *>(at));
-      } else if (exists) {
-        vector = load_some(at, count);
-      }
-      // A register has no address: each pass names its own.
-#pragma unroll
-      for (int pass = 0; pass < kPasses; ++pass) {
-        if (pass == i) vectors[pass] = vector;
-      }
+      vectors[i] = load_some(from + i * kRowsAtOnce * m.codes_stride, exists ? count : 0);
     }
   }
 
-  // Half `shift` of the hash, over this thread's places.
-  __device__ uint64_t half(const Keys &keys, int shift) const {
-    uint64_t sum = 0;
+  // Both halves of the hash, over this thread's places.
+  __device__ ulonglong2 halves(const uint4 (&keys)[kKeys]) const {
+    ulonglong2 sum = {};
+    uint4 k = keys[threadIdx.x];
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
-      if (first_row() + i * kRowsAtOnce < rows) sum += product(vectors[i], keys.of[i + shift]);
+      const uint4 next = keys[threadIdx.x + (i + 1) * kThreads];
+      if (first_row() + i * kRowsAtOnce < rows) {
+        sum.x += product(vectors[i], k);
+        sum.y += product(vectors[i], next);
+      }
+      k = next;
     }
     return sum;
   }
@@ -199,7 +192,8 @@ __device__ void finish(const FingerprintArguments &a, const Held &held, uint32_t
 extern "C" __global__ void __launch_bounds__(kThreads, kResident)
     fingerprint_blocks(const __grid_constant__ FingerprintArguments a) {
   __shared__ Held held;
-  const Keys keys;
+  __shared__ uint4 keys[kKeys];
+  make_keys(keys);
   release_consumer();
   wait_for_producer();
   Piece ahead;
@@ -214,10 +208,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, kResident)
   for (uint32_t tile = first; tile < a.tiles; tile += gridDim.x) {
     const Piece piece = ahead;
     if (a.tiles - tile > gridDim.x) load(tile + gridDim.x);
-    const uint64_t halves[2] = {sum_of_warp(piece.half(keys, 0)), sum_of_warp(piece.half(keys, 1))};
+    const ulonglong2 halves = piece.halves(keys);
+    const uint64_t first_half = sum_of_warp(halves.x), second_half = sum_of_warp(halves.y);
     if (threadIdx.x % 32 == 0) {
-      held.halves[count][threadIdx.x / 32][0] = halves[0];
-      held.halves[count][threadIdx.x / 32][1] = halves[1];
+      held.halves[count][threadIdx.x / 32][0] = first_half;
+      held.halves[count][threadIdx.x / 32][1] = second_half;
     }
     if (threadIdx.x == 0) held.matrix[count] = piece.matrix;
     if (++count == kHeld) {
