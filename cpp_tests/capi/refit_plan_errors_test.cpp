@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -205,13 +206,10 @@ TEST_F(Refused, WhatIsMissingIsNamed) {
                           {"3 of 4 regions", "merged", "3 of 6 blocks", "row 128, column 0"}));
   EXPECT_TRUE(failed_with(fp8rt_refit_finish(refit.get(), FP8RT_REFIT_PARTIAL, nullptr), FP8RT_STATUS_INCOMPLETE,
                           "fp8rt_refit_finish", {"2 of 4 regions"}));
-  EXPECT_EQ(refit.missing(),
-            "[{\"name\": \"merged\", \"source\": \"merged\", \"part\": 0, \"expert\": 0, \"row\": 128, \"column\": 0, "
-            "\"filled\": 3, \"total\": 6}, "
-            "{\"name\": \"norm\", \"source\": \"norm\", \"part\": 0, \"expert\": 0, \"row\": 0, \"column\": 0, "
-            "\"filled\": 0, \"total\": 5}, "
-            "{\"name\": \"slab\", \"source\": \"slab\", \"part\": 0, \"expert\": 1, \"row\": 0, \"column\": 0, "
-            "\"filled\": 2, \"total\": 4}]");
+  EXPECT_EQ(nlohmann::json::parse(refit.missing()), nlohmann::json::parse(R"([
+      {"name": "merged", "source": "merged", "part": 0, "expert": 0, "row": 128, "column": 0, "filled": 3, "total": 6},
+      {"name": "norm", "source": "norm", "part": 0, "expert": 0, "row": 0, "column": 0, "filled": 0, "total": 5},
+      {"name": "slab", "source": "slab", "part": 0, "expert": 1, "row": 0, "column": 0, "filled": 2, "total": 4}])"));
   EXPECT_EQ(refit.query().state, FP8RT_REFIT_STATE_OPEN);
   refit.run({part_item("merged", 0, values(FP8RT_DTYPE_BF16, {0, 300})), expert_item("slab", 1, of_expert),
              expert_item("slab", 3, of_expert), item("norm", values(FP8RT_DTYPE_BF16, {1, 300}))});
@@ -320,7 +318,7 @@ TEST_F(Refused, MissingNamesAreEscaped) {
   const char *const name = "a\"b\\c\n\xC3\xA4";
   destinations = {destinations[1]};
   destinations[0].name = name;
-  EXPECT_NE(make().missing().find("\"a\\\"b\\\\c\\u000a\xC3\xA4\""), std::string::npos);
+  EXPECT_EQ(nlohmann::json::parse(make().missing()).at(0).at("name"), name);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 //! What a refit has not filled, in words and as JSON.
 
-use std::fmt::Write;
+use serde_json::{Value, json};
 
 use super::accounting::Accounting;
 use super::model::{Model, Region};
@@ -47,32 +47,18 @@ pub fn missing<'a>(model: &'a Model, accounting: &'a Accounting, partial: bool) 
 
 /// An array of objects, one for each region of which something is missing.
 pub fn to_json(model: &Model, accounting: &Accounting) -> String {
-    let mut text = String::from("[");
-    for Missing { region, first, filled, total } in missing(model, accounting, false) {
-        if text.len() > 1 {
-            text.push_str(", ");
-        }
-        text.push_str("{\"name\": ");
-        push_quoted(&mut text, &model.destinations[region.destination as usize].name);
-        text.push_str(", \"source\": ");
-        push_quoted(&mut text, &model.sources[region.source as usize].name);
-        let [expert, row, column] = first;
-        let place = format!("\"part\": {}, \"expert\": {expert}, \"row\": {row}, \"column\": {column}", region.part);
-        write!(text, ", {place}, \"filled\": {filled}, \"total\": {total}}}").expect("memory takes text");
-    }
-    text.push(']');
-    text
-}
-
-/// A name as a string of JSON.
-fn push_quoted(text: &mut String, name: &str) {
-    text.push('"');
-    for character in name.chars() {
-        match character {
-            '"' | '\\' => text.extend(['\\', character]),
-            '\0'..='\x1F' => write!(text, "\\u{:04x}", character as u32).expect("memory takes text"),
-            _ => text.push(character),
-        }
-    }
-    text.push('"');
+    let objects =
+        missing(model, accounting, false).map(|Missing { region, first: [expert, row, column], filled, total }| {
+            json!({
+                "name": model.destinations[region.destination as usize].name,
+                "source": model.sources[region.source as usize].name,
+                "part": region.part,
+                "expert": expert,
+                "row": row,
+                "column": column,
+                "filled": filled,
+                "total": total,
+            })
+        });
+    Value::Array(objects.collect()).to_string()
 }
