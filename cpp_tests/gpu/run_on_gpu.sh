@@ -16,7 +16,7 @@ readonly SECONDS_EACH=${TEST_SECONDS:-420}
 readonly BESIDE="gpu_small gpu_weights gpu_activations gpu_values gpu_fused gpu_small_fused gpu_fingerprint gpu_far gpu_checked \
 gpu_two_devices gpu_linear gpu_linear_small gpu_linear_shapes gpu_linear_tiles gpu_linear_parts \
 gpu_linear_isolation gpu_linear_streams gpu_linear_invariance gpu_linear_errors gpu_linear_checked \
-gpu_linear_far gpu_linear_two_devices"
+gpu_linear_far gpu_linear_two_devices gpu_refit_two_devices"
 readonly ALONE="gpu_graphs gpu_refit gpu_refit_plan gpu_linear_graphs"
 SUMMARY=()
 FAILED=0
@@ -96,7 +96,7 @@ run_sanitizer() {
 
 run_bench() {
   local name
-  for name in bench_quantize bench_fingerprint bench_fused; do
+  for name in bench_quantize bench_refit bench_fingerprint bench_fused; do
     [ -x "$ROOT/$name" ] || continue
     timed "$name" "$ROOT/$name"
     cat "$LOGS/$name.log"
