@@ -30,3 +30,4 @@ pub mod reference;
 pub mod refit;
 pub mod table;
 pub mod tensor;
+mod torch;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The chapters of the header, in order.
-const CHAPTERS: [&str; 8] = ["types", "version", "context", "scales", "quantize", "fused", "refit", "linear"];
+const CHAPTERS: [&str; 9] = ["types", "version", "context", "scales", "quantize", "fused", "refit", "linear", "torch"];
 
 #[test]
 fn the_committed_header_is_current() {

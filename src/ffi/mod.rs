@@ -15,6 +15,7 @@ mod linear;
 mod quantize;
 mod refit;
 mod scales;
+mod torch;
 mod types;
 mod version;
 
@@ -24,5 +25,6 @@ pub use linear::*;
 pub use quantize::*;
 pub use refit::*;
 pub use scales::*;
+pub use torch::*;
 pub use types::*;
 pub use version::*;
