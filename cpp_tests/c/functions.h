@@ -11,6 +11,7 @@ struct functions {
   fp8rt_status (*context_destroy)(fp8rt_context *);
   fp8rt_status (*quantize_weight)(fp8rt_context *, const fp8rt_quantize_desc *, const fp8rt_tensor *,
                                   const fp8rt_tensor *, const fp8rt_tensor *, fp8rt_health *, void *);
+  fp8rt_status (*torch_register)(void);
 };
 
 // Ends the process with a message if the library or a function is missing.

@@ -29,5 +29,6 @@ struct functions find_functions(void) {
   find(library, "fp8rt_context_create", &functions.context_create);
   find(library, "fp8rt_context_destroy", &functions.context_destroy);
   find(library, "fp8rt_quantize_weight", &functions.quantize_weight);
+  find(library, "fp8rt_torch_register", &functions.torch_register);
   return functions;
 }

@@ -82,6 +82,13 @@ static void check_message(const struct functions *library, fp8rt_context *contex
   }
 }
 
+// Torch is not in this process, which is no fault and is said.
+static void check_without_torch(const struct functions *library) {
+  REQUIRE(library->torch_register() == FP8RT_STATUS_UNSUPPORTED);
+  REQUIRE(strstr(library->last_error(), "fp8rt_torch_register: ") == library->last_error());
+  REQUIRE(strstr(library->last_error(), "import torch") != NULL);
+}
+
 // A child uses the context that its parent made, then one of its own.
 static void run_child(const struct functions *library, fp8rt_context *parents) {
   check_quantize(library, parents);
@@ -116,6 +123,7 @@ int main(int argc, char **argv) {
   (void)argv;
   struct functions library = find_functions();
   REQUIRE(library.abi_version() == FP8RT_ABI_VERSION);
+  check_without_torch(&library);
   fill_weight();
 
   fp8rt_context_desc desc = {sizeof desc, 0, -1, 2};

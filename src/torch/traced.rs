@@ -15,14 +15,14 @@ const NONE: Value = 0;
 /// Calls an op of torch that returns a tensor. It takes over the tensors among `arguments`, whether it fails or not.
 fn call<'a, const COUNT: usize>(
     shim: &'a Shim,
-    op: &CStr,
+    op: &'static CStr,
     overload: &CStr,
     mut arguments: [Value; COUNT],
 ) -> Result<Owned<'a>> {
     // SAFETY: the op's arguments in order; the first becomes its result.
     unsafe {
         let code = (shim.base.call)(op.as_ptr(), overload.as_ptr(), arguments.as_mut_ptr(), VERSION);
-        shim.expect(code, "torch_call_dispatcher, while tracing,")?;
+        shim.expect(code, op.to_str().unwrap_or("an op"))?;
         Ok(Owned::new(shim, arguments[0] as Handle))
     }
 }

@@ -188,9 +188,13 @@ impl Op for LinearOut {
         let run = Run::read(arguments, 4)?;
         let y = arguments.tensor(3, "y")?;
         expect_device(run.x.device, [&y])?;
-        let n = run.given.weight.rows();
+        let (m, n) = (run.x.rows(), run.given.weight.rows());
+        ensure!(y.rank == 2, Shape, "y has {} dimensions, must have 2", y.rank);
+        let (rows, columns) = (y.rows(), y.columns());
+        ensure!(columns == n, Shape, "y has {columns} columns, this linear has N = {n}");
+        ensure!(rows == m, Shape, "y has {rows} rows, x has {m}");
         // The stride of one row never takes effect.
-        let stride = if y.rows() > 1 { y.stride[1] } else { n };
+        let stride = if rows > 1 { y.stride[1] } else { n };
         let plan = run.plan(&run.given.wanted(arguments, 5, run.x.dtype, Some(stride))?)?;
         run.run(arguments, plan, &y)?;
         Ok(Returned::Nothing)
