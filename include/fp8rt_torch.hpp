@@ -1,7 +1,8 @@
-// fp8rt for people's own torch extensions, C++17: at::Tensor to fp8rt_tensor, torch's current stream, a status to torch's
-// exception, and workspace of torch's allocator. Nothing else: the functions of fp8rt.h are called as they are.
+// fp8rt for people's own torch extensions, C++17: at::Tensor to fp8rt_tensor, torch's current stream, a status to
+// torch's exception, and workspace of torch's allocator. Nothing else: the functions of fp8rt.h are called as they are.
 //
-//   const fp8rt_tensor x = fp8rt::tensor(input), w = fp8rt::tensor(codes), s = fp8rt::tensor(scales), y = fp8rt::tensor(output);
+//   const fp8rt_tensor x = fp8rt::tensor(input), y = fp8rt::tensor(output);
+//   const fp8rt_tensor w = fp8rt::tensor(codes), s = fp8rt::tensor(scales);
 //   const fp8rt::Workspace space(input, plan.workspace(input.size(0)));
 //   fp8rt::torch_check(fp8rt_linear(plan.get(), &x, &w, &s, nullptr, &y, space.address(), space.bytes(),
 //                                   fp8rt::current_stream(input)));
@@ -83,8 +84,8 @@ inline void *current_stream(const at::Tensor &tensor) {
   return device.getStreamNativeHandle(device.getStream(tensor.device()));
 }
 
-// Workspace for one run, aligned, of torch's allocator on the tensor's device. It may be destroyed as soon as the run is
-// enqueued on torch's current stream.
+// Workspace for one run, aligned, of torch's allocator on the tensor's device. It may be destroyed as soon as the run
+// is enqueued on torch's current stream.
 class Workspace {
  public:
   Workspace(const at::Tensor &beside, std::uint64_t bytes) : bytes_(bytes) {

@@ -20,13 +20,15 @@ class Errors(unittest.TestCase):
     def test_messages_name_op_argument_and_numbers(self):
         x, codes, scales = self.x, self.codes, self.scales
         for pattern, op, arguments, settings in (
-            (r"^fp8rt::linear: x has 500 columns, this linear has K = 512$", OPS.linear, (x[:, :500], codes, scales), {}),
+            (r"^fp8rt::linear: x has 500 columns, this linear has K = 512$", OPS.linear,
+             (x[:, :500], codes, scales), {}),
             (r"^fp8rt::linear: weight_scales has 1 rows, weight with N = 256 needs 2", OPS.linear,
              (x, codes, scales[:1]), {}),
             (r"^fp8rt::linear: weight has dtype bf16, must be e4m3", OPS.linear, (x, self.weight, scales), {}),
             (r"^fp8rt::linear: x has dtype e4m3, must be", OPS.linear, (codes, codes, scales), {}),
             (r"^fp8rt::linear: x has 1 dimensions, must have 2", OPS.linear, (x[0], codes, scales), {}),
-            (r"^fp8rt::linear: x has 4 dimensions, must have 1, 2 or 3", OPS.linear, (x[None, None], codes, scales), {}),
+            (r"^fp8rt::linear: x has 4 dimensions, must have 1, 2 or 3", OPS.linear,
+             (x[None, None], codes, scales), {}),
             (r"^fp8rt::linear: x has a dtype that is none of", OPS.linear, (x.double(), codes, scales), {}),
             (r"^fp8rt::linear: recipe is 9, the recipes are 0 to 4", OPS.linear, (x, codes, scales),
              {"activation_recipe": 9}),
@@ -47,7 +49,8 @@ class Errors(unittest.TestCase):
     def test_nothing_is_written_by_a_refused_call(self):
         codes, scales = torch.full((256, 512), 1.0).to(FP8), torch.full((2, 3), 5.0)
         before = codes.clone(), scales.clone()
-        self.refused("scales has 3 columns, weight with K = 512 needs 4", OPS.quantize_weight, self.weight, codes, scales)
+        self.refused("scales has 3 columns, weight with K = 512 needs 4", OPS.quantize_weight, self.weight, codes,
+                     scales)
         y = torch.full((5, 255), 3.0, dtype=torch.bfloat16)
         self.refused("y has 255 columns, this linear has N = 256", OPS.linear_out, self.x, self.codes, self.scales, y)
         good = empty_weight(256, 512)

@@ -1,5 +1,5 @@
-"""When the ops are registered: with torch before the library, after it, not at all, or too old. Each in a process of its
-own, because a library stays loaded."""
+"""When the ops are registered: with torch before the library, after it, not at all, or too old. Each in a process of
+its own, because a library stays loaded."""
 import os
 import pathlib
 import shutil

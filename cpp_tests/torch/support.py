@@ -1,6 +1,7 @@
 """What the tests of the torch ops share: torch with the library loaded, and the same calls through the C ABI.
 
-The library is the one that FP8RT_LIBRARY names. Exits 77 without torch.
+The library is the one that FP8RT_LIBRARY names, or libfp8rt.so.0 beside this file, or the tree's. Exits 77 without
+torch.
 """
 import ctypes
 import os
@@ -22,8 +23,9 @@ except ImportError as error:
 
 import fp8rt_ctypes as c  # noqa: E402
 
-LIBRARY = os.environ.get("FP8RT_LIBRARY") or str(c.pathlib.Path(c.__file__).resolve().parents[2] /
-                                                 "target/release/libfp8rt.so")
+BUNDLED = HERE / "libfp8rt.so.0"
+LIBRARY = os.environ.get("FP8RT_LIBRARY") or str(
+    BUNDLED if BUNDLED.is_file() else HERE.parents[1] / "target/release/libfp8rt.so")
 FP8 = torch.float8_e4m3fn
 DTYPES = {torch.bfloat16: c.BF16, torch.float16: c.F16, torch.float32: c.F32, FP8: c.E4M3, torch.int32: c.INT32}
 

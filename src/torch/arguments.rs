@@ -196,7 +196,7 @@ impl<'a> Fields<'a> {
         let (mut data, mut storage_bytes, mut offset) = (std::ptr::null_mut(), 0, 0);
         let (mut dtype, mut device_type, mut device_index, mut dim) = (0, 0, 0, 0);
         let (mut sizes, mut strides) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: a live tensor and places for the answers. One bit of any failure is enough: a strided tensor has none.
+        // SAFETY: a live tensor and places for the answers. One bit of any failure is enough: no strided tensor fails.
         let code = unsafe {
             (base.dim)(tensor, &mut dim)
                 | (base.sizes)(tensor, &mut sizes)

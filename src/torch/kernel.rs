@@ -25,8 +25,8 @@ pub trait Op {
 
     fn run(arguments: &Arguments) -> Result<Returned>;
 
-    /// What torch asks instead of `run` when it traces: results with a shape and without memory. Sizes may be symbols, so
-    /// only torch's own ops may look at them. An op that returns nothing has nothing to say.
+    /// What torch asks instead of `run` when it traces: results with a shape and without memory. Sizes may be symbols,
+    /// so only torch's own ops may look at them. An op that returns nothing has nothing to say.
     fn fake(_: &Arguments) -> Result<Returned> {
         Ok(Returned::Nothing)
     }
@@ -83,8 +83,8 @@ unsafe fn call<O: Op>(stack: *mut Value, count: u64, body: fn(&Arguments) -> Res
     }
 }
 
-/// Leaves the kernel by the exception that torch itself throws for a failed check. It passes through these frames and is
-/// caught by torch, who is the caller.
+/// Leaves the kernel by the exception that torch itself throws for a failed check. It passes through these frames and
+/// is caught by torch, who is the caller.
 #[cold]
 fn throw(op: &CStr, message: &str) {
     let text = format!("fp8rt::{}: {message}", op.to_string_lossy()).replace('\0', "?");

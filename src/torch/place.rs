@@ -96,8 +96,8 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Memory for one run. On a GPU it may be given back as soon as the run is enqueued: who gets it next on this stream runs
-/// after it.
+/// Memory for one run. On a GPU it may be given back as soon as the run is enqueued: who gets it next on this stream
+/// runs after it.
 pub struct Workspace<'a> {
     shim: &'a Shim,
     memory: Memory,

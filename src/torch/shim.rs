@@ -48,7 +48,8 @@ functions! {
     /// Functions of libtorch_cpu.so.
     Base {
         // Throws torch's exception if the condition is false: condition, function, file, line, message.
-        check = c"aoti_torch_check": unsafe extern "C-unwind" fn(bool, *const c_char, *const c_char, u32, *const c_char),
+        check = c"aoti_torch_check":
+            unsafe extern "C-unwind" fn(bool, *const c_char, *const c_char, u32, *const c_char),
         library_fragment = c"aoti_torch_library_init_fragment":
             unsafe extern "C" fn(*const c_char, *const c_char, u32, *mut Handle) -> Code,
         library_of_key = c"aoti_torch_library_init_impl":

@@ -1,5 +1,5 @@
-//! Results without memory, for torch's tracing. Sizes may be symbols there, which the shim cannot name: so every shape is
-//! made by ops of torch from the shapes of the arguments.
+//! Results without memory, for torch's tracing. Sizes may be symbols there, which the shim cannot name: so every shape
+//! is made by ops of torch from the shapes of the arguments.
 
 use std::ffi::CStr;
 

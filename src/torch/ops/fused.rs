@@ -12,8 +12,8 @@ use crate::torch::settings::{Quantization, health};
 
 use super::quantize::context;
 
-/// Where the quantized values go, and how: codes and scales stand from `outputs` on, the settings from `settings` on and
-/// the counters after them.
+/// Where the quantized values go, and how: codes and scales stand from `outputs` on, the settings from `settings` on
+/// and the counters after them.
 struct Outputs {
     codes: Tensor,
     scales: Tensor,
