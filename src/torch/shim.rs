@@ -256,7 +256,7 @@ impl Shim {
         let text = self.what.map(|what| unsafe { what() }).filter(|text| !text.is_null());
         // SAFETY: a zero-terminated text, valid until this thread's next failure.
         let text = text.map(|text| unsafe { CStr::from_ptr(text) }.to_string_lossy());
-        let text = text.unwrap_or("torch printed why to stderr".into());
+        let text = text.filter(|text| !text.is_empty()).unwrap_or("torch printed why to stderr".into());
         fail!(Internal, "{function} of libtorch failed: {text}")
     }
 

@@ -49,7 +49,10 @@ pub fn product(shim: &Shim, x: Handle, weight: Handle) -> Result<Owned<'_>> {
     let like = [value(Owned::share(shim, weight)?), value(Owned::share(shim, x)?), blocking, copy, NONE];
     let weight = call(shim, c"aten::to", c"other", like)?;
     let transposed = call(shim, c"aten::t", c"", [value(weight)])?;
-    call(shim, c"aten::mm", c"", [value(Owned::share(shim, x)?), value(transposed)])
+    call(shim, c"aten::mm", c"", [value(Owned::share(shim, x)?), value(transposed)]).map_err(|mut error| {
+        error.message.insert_str(0, "x [M, K] and weight [N, K] do not fit: ");
+        error
+    })
 }
 
 /// Codes [M, K] and scales [M, ceil(K/128)] of x [M, K].
