@@ -13,7 +13,7 @@ foreach(directory cpp_tests/gpu benches/gpu)
   endforeach()
 endforeach()
 set(files cpp_tests/gpu/run_on_gpu.sh cpp_tests/peers/fp8rt_ctypes.py benches/gpu/linear_shapes.txt)
-file(GLOB scripts CONFIGURE_DEPENDS RELATIVE "${FP8RT_SOURCE_DIR}" benches/gpu/*.py)
+file(GLOB scripts CONFIGURE_DEPENDS RELATIVE "${FP8RT_SOURCE_DIR}" benches/gpu/*.py cpp_tests/torch/*.py)
 list(TRANSFORM programs REPLACE "(.+)" "$<TARGET_FILE:\\1>" OUTPUT_VARIABLE program_files)
 
 add_custom_target(gpu_bundle

@@ -1385,6 +1385,13 @@ fp8rt_status fp8rt_shard_layout(const struct fp8rt_shard_desc *desc,
                                 struct fp8rt_shard_part *parts,
                                 int64_t *part_rows);
 
+// Registers the ops of namespace `fp8rt` with the torch that is in this process: `torch.ops.fp8rt`, as the README's
+// chapter "From torch" lists them. Loading the library does the same, so this is for a process that imported torch
+// afterwards. Once they are registered it does nothing. Torch 2.11 or newer.
+//
+// Errors: UNSUPPORTED if torch is not in the process, is older, or lacks something, which the message names.
+fp8rt_status fp8rt_torch_register(void);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

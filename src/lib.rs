@@ -36,3 +36,4 @@ pub mod report;
 pub mod shard;
 pub mod table;
 pub mod tensor;
+mod torch;

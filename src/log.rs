@@ -1,7 +1,7 @@
 //! One line for each decision. It goes to the callback of the process's owner, or to stderr under `FP8RT_VERBOSE`.
 
 use std::ffi::{CString, c_char, c_void};
-use std::sync::RwLock;
+use std::sync::{Once, RwLock};
 
 /// Levels, as the C ABI numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,5 +45,16 @@ pub fn line(level: Level, text: impl FnOnce() -> String) {
         }
         None if verbose() => eprintln!("fp8rt: {}", text()),
         _ => {}
+    }
+}
+
+/// A panic is reported to the caller; its text goes to the log and not to somebody else's stderr. The hook is that of
+/// this library's own copy of the standard library, so it touches no panic but ours.
+pub fn quiet_panics() {
+    static HOOK: Once = Once::new();
+    if !cfg!(test) {
+        HOOK.call_once(|| {
+            std::panic::set_hook(Box::new(|info| line(Level::Warning, || info.to_string())));
+        });
     }
 }

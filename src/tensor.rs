@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use crate::error::{Result, ensure, fail};
 
 /// Element types that a tensor may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     Bf16,
     F16,

@@ -55,7 +55,7 @@ int main(int argc, char **argv) {
     return 1;
   }
   REQUIRE(count_threads() == threads);
-  REQUIRE(!is_mapped("libcuda"));
+  REQUIRE(!is_mapped("libcuda") && !is_mapped("libtorch"));
   REQUIRE(dlsym(RTLD_DEFAULT, "fp8rt_abi_version") == NULL);
 
   void *symbol = dlsym(library, "fp8rt_abi_version");

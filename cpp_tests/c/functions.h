@@ -16,6 +16,7 @@ struct functions {
   fp8rt_status (*policy_decide)(const fp8rt_policy *, const char *, uint32_t, const int64_t *,
                                 fp8rt_policy_decision *, char *, uint64_t, uint64_t *);
   fp8rt_status (*shard_layout)(const fp8rt_shard_desc *, fp8rt_shard_info *, fp8rt_shard_part *, int64_t *);
+  fp8rt_status (*torch_register)(void);
 };
 
 // Ends the process with a message if the library or a function is missing.

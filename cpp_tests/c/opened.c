@@ -33,5 +33,6 @@ struct functions find_functions(void) {
   find(library, "fp8rt_policy_destroy", &functions.policy_destroy);
   find(library, "fp8rt_policy_decide", &functions.policy_decide);
   find(library, "fp8rt_shard_layout", &functions.shard_layout);
+  find(library, "fp8rt_torch_register", &functions.torch_register);
   return functions;
 }

@@ -110,6 +110,13 @@ static void check_policy(const struct functions *library) {
   REQUIRE(info.on_blocks == 1 && info.scale_columns == 3 && part.first_row == ROWS / 2 && local == ROWS / 2);
 }
 
+// Torch is not in this process, which is no fault and is said.
+static void check_without_torch(const struct functions *library) {
+  REQUIRE(library->torch_register() == FP8RT_STATUS_UNSUPPORTED);
+  REQUIRE(strstr(library->last_error(), "fp8rt_torch_register: ") == library->last_error());
+  REQUIRE(strstr(library->last_error(), "import torch") != NULL);
+}
+
 // A child uses the context that its parent made, then one of its own.
 static void run_child(const struct functions *library, fp8rt_context *parents) {
   check_quantize(library, parents);
@@ -144,6 +151,7 @@ int main(int argc, char **argv) {
   (void)argv;
   struct functions library = find_functions();
   REQUIRE(library.abi_version() == FP8RT_ABI_VERSION);
+  check_without_torch(&library);
   fill_weight();
   check_policy(&library);
 

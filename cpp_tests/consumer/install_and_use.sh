@@ -16,7 +16,8 @@ expect() { "$@" || { echo "failed: $*"; exit 1; }; }
 check_files() {
   expect test -f "$libdir/libfp8rt.so.0" -a ! -L "$libdir/libfp8rt.so.0"
   expect test "$(readlink "$libdir/libfp8rt.so")" = libfp8rt.so.0
-  expect test -f "$work/moved/include/fp8rt.h" -a -f "$work/moved/include/fp8rt.hpp"
+  expect test -f "$work/moved/include/fp8rt.h" -a -f "$work/moved/include/fp8rt.hpp" \
+    -a -f "$work/moved/include/fp8rt_torch.hpp"
   if grep -rlF "$work" "$work/moved"; then
     echo "these files name the directory that they were installed to"
     exit 1

@@ -26,6 +26,12 @@ void call_version(Arguments &arguments, fp8rt_context *) {
     std::abort();
   }
   check_status(fp8rt_set_log(arguments.reader().chance(2) ? nullptr : &ignore_line, nullptr));
+  // There is no torch here.
+  fp8rt_status status = fp8rt_torch_register();
+  check_status(status);
+  if (status != FP8RT_STATUS_UNSUPPORTED) {
+    std::abort();
+  }
 }
 
 static void use_and_destroy(Arguments &arguments, fp8rt_context *context) {

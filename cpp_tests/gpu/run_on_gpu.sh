@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the GPU tests and benches of a bundle: run_on_gpu.sh LOGS [tests] [sanitizer] [bench] [compare=PEERS_DIR]
+# Runs the GPU tests and benches of a bundle: run_on_gpu.sh LOGS [tests] [torch] [sanitizer] [bench] [compare=PEERS_DIR]
 #
 # A bundle is one directory that holds libfp8rt.so, the programs gpu_* and bench_*, the Python scripts and this
 # script. Without a word after LOGS: tests. Logs go to LOGS, the summary to the screen, last. FP8RT_TEST_SEED repeats a
@@ -8,7 +8,7 @@
 set -uo pipefail
 
 readonly ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-readonly LOGS=${1:?usage: run_on_gpu.sh LOGS [tests] [sanitizer] [bench] [compare=PEERS_DIR]}
+readonly LOGS=${1:?usage: run_on_gpu.sh LOGS [tests] [torch] [sanitizer] [bench] [compare=PEERS_DIR]}
 shift
 mkdir -p "$LOGS" || exit 1
 readonly SECONDS_EACH=${TEST_SECONDS:-420}
@@ -104,6 +104,18 @@ run_bench() {
   done
 }
 
+# The ops of torch, with the torch of this machine: on the GPU, and the tests that need none. PYTHON names a Python.
+run_torch() {
+  local name
+  for name in registration numbers errors threads load_order compile; do
+    timed "torch_$name" "${PYTHON:-python3}" "$ROOT/${name}_test.py"
+    collect "torch_$name"
+  done
+  timed gpu_ops "${PYTHON:-python3}" -u "$ROOT/gpu_ops.py"
+  cat "$LOGS/gpu_ops.log"
+  collect gpu_ops
+}
+
 run_compare() {
   timed compare_peers python3 -u "$ROOT/compare_peers.py" "$1"
   cat "$LOGS/compare_peers.log"
@@ -113,6 +125,7 @@ run_compare() {
 for word in "${@:-tests}"; do
   case $word in
     tests) run_tests ;;
+    torch) run_torch ;;
     sanitizer) run_sanitizer ;;
     bench) run_bench ;;
     compare=*) run_compare "${word#compare=}" ;;

@@ -3,10 +3,9 @@
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Once;
 
 use crate::error::{Kind, Result};
-use crate::log::{self, Level};
+use crate::log;
 
 use super::types::fp8rt_status;
 
@@ -48,7 +47,7 @@ fn status(kind: Kind) -> fp8rt_status {
 /// Runs the body of entry `function`.
 #[inline]
 pub fn guard(function: &str, body: impl FnOnce() -> Result<()>) -> fp8rt_status {
-    quiet_panics();
+    log::quiet_panics();
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => fp8rt_status::OK,
         Ok(Err(error)) => fail(function, error.kind, &error.message),
@@ -90,17 +89,6 @@ pub fn last_cuda_error() -> i32 {
 /// This thread's last message.
 pub fn last_message() -> *const c_char {
     LAST.with(|last| last.get().cast())
-}
-
-/// A panic is reported through the status; its text goes to the log and not to somebody else's stderr. The hook is that of
-/// this library's own copy of the standard library, so it touches no panic but ours.
-fn quiet_panics() {
-    static HOOK: Once = Once::new();
-    if !cfg!(test) {
-        HOOK.call_once(|| {
-            std::panic::set_hook(Box::new(|info| log::line(Level::Warning, || info.to_string())));
-        });
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 /// The chapters of the header, in order.
-const CHAPTERS: [&str; 13] = [
+const CHAPTERS: [&str; 14] = [
     "types",
     "version",
     "context",
@@ -17,6 +17,7 @@ const CHAPTERS: [&str; 13] = [
     "linear",
     "policy",
     "shard",
+    "torch",
 ];
 
 #[test]

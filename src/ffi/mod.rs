@@ -20,6 +20,7 @@ mod refit_plan;
 mod report;
 mod scales;
 mod shard;
+mod torch;
 mod types;
 mod version;
 
@@ -34,5 +35,6 @@ pub use refit_plan::*;
 pub use report::*;
 pub use scales::*;
 pub use shard::*;
+pub use torch::*;
 pub use types::*;
 pub use version::*;
