@@ -56,8 +56,8 @@ peers_packages := $(TOOLS)/python/stamp-peers
 
 tools: $(build_tools) $(gtest) $(cargo_deny) $(golden_packages)
 
-# numpy and ml_dtypes make the golden vectors again; torch, 3.5 GB, runs the peers' casts. Without them their tests are
-# skipped by name.
+# numpy and ml_dtypes make the golden vectors again; torch, 3.5 GB, runs the peers' casts and the ops. Without them
+# their tests are skipped by name.
 .PHONY: peers-tools
 peers-tools: $(peers_packages)
 

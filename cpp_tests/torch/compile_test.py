@@ -4,6 +4,7 @@ import unittest
 import support
 from support import FP8, load, same, torch
 from torch._inductor.utils import run_and_get_code
+from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
 OPS = load()
@@ -99,6 +100,30 @@ class Compiled(unittest.TestCase):
         compiled = torch.compile(lambda x: OPS.linear(x, self.codes, self.scales), fullgraph=True)
         with self.assertRaisesRegex(Exception, r"fp8rt::linear: x \[M, K\] and weight \[N, K\] do not fit: aten::mm"):
             compiled(torch.zeros(5, 100).bfloat16())
+
+
+class Prepare(unittest.TestCase):
+    """Plans are made before: there is nothing to plan for tensors without memory, and the text is no tensor."""
+    SAYS = "fp8rt::linear_prepare: weight has no memory: call it outside"
+
+    def test_without_memory(self):
+        codes, scales = support.empty_weight(256, 512, "meta")
+        with self.assertRaisesRegex(RuntimeError, self.SAYS):
+            OPS.linear_prepare(codes, scales, 4)
+        with FakeTensorMode(), self.assertRaisesRegex(RuntimeError, self.SAYS):
+            OPS.linear_prepare(*support.empty_weight(256, 512), 4)
+
+    def test_inside_of_what_is_compiled(self):
+        _, codes, scales = support.quantized_weight(256, 512)
+
+        def function(x):
+            OPS.linear_prepare(codes, scales, 8)
+            return OPS.linear(x, codes, scales)
+
+        torch._dynamo.reset()
+        with self.assertRaises(torch._dynamo.exc.TorchDynamoException) as raised:
+            torch.compile(function, fullgraph=True)(torch.zeros(5, 512).bfloat16())
+        self.assertIn(self.SAYS, str(raised.exception))
 
 
 class Opcheck(unittest.TestCase):

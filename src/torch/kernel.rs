@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, Kind as Fault, Result};
+use crate::error::{Error, Kind as Fault, Result, ensure};
 use crate::log;
 
 use super::arguments::{Arguments, Kind};
@@ -16,6 +16,19 @@ pub enum Returned {
     Two(Handle, Handle),
 }
 
+impl Returned {
+    /// The values and how many they are. Torch would take freed arguments for results that are not there.
+    fn expect(self, results: u64) -> Result<([Value; 2], usize)> {
+        let (values, count) = match self {
+            Returned::Nothing => ([0; 2], 0),
+            Returned::One(first) => ([first as Value, 0], 1),
+            Returned::Two(first, second) => ([first as Value, second as Value], 2),
+        };
+        ensure!(count as u64 == results, Internal, "has {count} results here, the schema has {results}");
+        Ok((values, count))
+    }
+}
+
 /// An op. Results that it returns are new; what it writes to is marked in the schema.
 pub trait Op {
     const NAME: &'static CStr;
@@ -26,7 +39,8 @@ pub trait Op {
     fn run(arguments: &Arguments) -> Result<Returned>;
 
     /// What torch asks instead of `run` when it traces: results with a shape and without memory. Sizes may be symbols,
-    /// so only torch's own ops may look at them. An op that returns nothing has nothing to say.
+    /// so only torch's own ops may look at them. An op that returns nothing has nothing to say; one that returns must
+    /// have its own.
     fn fake(_: &Arguments) -> Result<Returned> {
         Ok(Returned::Nothing)
     }
@@ -36,31 +50,30 @@ pub trait Op {
 ///
 /// # Safety
 /// Called by torch: as many values as the schema has arguments or results.
-pub unsafe extern "C-unwind" fn real<O: Op>(stack: *mut Value, count: u64, _: u64) {
+pub unsafe extern "C-unwind" fn real<O: Op>(stack: *mut Value, count: u64, results: u64) {
     // SAFETY: the caller's promise.
-    unsafe { call::<O>(stack, count, O::run) }
+    unsafe { call::<O>(stack, count, results, O::run) }
 }
 
 /// The kernel for tensors without.
 ///
 /// # Safety
 /// As [`real`].
-pub unsafe extern "C-unwind" fn fake<O: Op>(stack: *mut Value, count: u64, _: u64) {
+pub unsafe extern "C-unwind" fn fake<O: Op>(stack: *mut Value, count: u64, results: u64) {
     // SAFETY: the caller's promise.
-    unsafe { call::<O>(stack, count, O::fake) }
+    unsafe { call::<O>(stack, count, results, O::fake) }
 }
 
 /// # Safety
 /// As [`real`].
-unsafe fn call<O: Op>(stack: *mut Value, count: u64, body: fn(&Arguments) -> Result<Returned>) {
+unsafe fn call<O: Op>(stack: *mut Value, count: u64, results: u64, body: fn(&Arguments) -> Result<Returned>) {
     log::quiet_panics();
     // A panic ends here; torch's exception begins after it, so neither meets the other.
     let result = catch_unwind(AssertUnwindSafe(|| {
-        if count != O::KINDS.len() as u64 {
-            crate::error::fail!(Internal, "called with {count} arguments, the schema has {}", O::KINDS.len());
-        }
+        let known = O::KINDS.len();
+        ensure!(count == known as u64, Internal, "called with {count} arguments, the schema has {known}");
         // SAFETY: the caller's promise.
-        let values = unsafe { std::slice::from_raw_parts(stack, O::KINDS.len()) };
+        let values = unsafe { std::slice::from_raw_parts(stack, known) };
         // SAFETY: the same, and torch keeps to the schema that this op was registered with.
         body(&unsafe { Arguments::new(values, O::KINDS) })
     }));
@@ -69,16 +82,9 @@ unsafe fn call<O: Op>(stack: *mut Value, count: u64, body: fn(&Arguments) -> Res
         let message = format!("internal fault: {}", text.unwrap_or("no message"));
         Err(Error { kind: Fault::Internal, message })
     });
-    match result {
-        Ok(returned) => {
-            let (values, count) = match returned {
-                Returned::Nothing => ([0; 2], 0),
-                Returned::One(first) => ([first as Value, 0], 1),
-                Returned::Two(first, second) => ([first as Value, second as Value], 2),
-            };
-            // SAFETY: the stack has room for the results of the schema.
-            unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), stack, count) };
-        }
+    match result.and_then(|returned| returned.expect(results)) {
+        // SAFETY: the stack has room for the results of the schema.
+        Ok((values, count)) => unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), stack, count) },
         Err(error) => throw(O::NAME, &error.message),
     }
 }

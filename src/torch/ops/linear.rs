@@ -240,4 +240,12 @@ impl Op for LinearPrepare {
         let plan = plans::prepare(context, &wanted, rows, given.weight(), stream)?;
         Ok(Returned::One(owned::string(shim, &plan.describe())?))
     }
+
+    /// Its result is a text about a plan, which tensors without memory have not.
+    fn fake(_: &Arguments) -> Result<Returned> {
+        fail!(
+            InvalidArgument,
+            "weight has no memory: call it outside of what is traced or compiled, before the first run"
+        )
+    }
 }
