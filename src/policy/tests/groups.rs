@@ -28,7 +28,7 @@ fn module_is_fp8(policy: &Policy, prefix: &str) -> bool {
 }
 
 #[test]
-fn part_of_a_fused_group_is_refused_by_the_groups_name() {
+fn n2_part_of_a_fused_group_is_refused_by_the_groups_name() {
     let policy = with_ignored(r#""model.layers.3.self_attn.q_proj""#);
     let texts = ["model.layers.3.self_attn.qkv_proj", "q_proj is kept", "k_proj is FP8"];
     for member in ["q_proj", "k_proj", "v_proj"] {

@@ -7,7 +7,7 @@ fn nemo_rl(more: &str, config: &str) -> Policy {
 }
 
 #[test]
-fn the_first_layer_is_layer_0_and_no_other() {
+fn n3_the_first_layer_is_layer_0_and_no_other() {
     let policy = nemo_rl(r#""num_first_layers_in_bf16": 1"#, r#"{"num_hidden_layers": 40}"#);
     let reason = kept(&policy, "model.layers.0.mlp.up_proj.weight");
     assert_eq!(reason, "layer 0 is one of the first 1 (num_first_layers_in_bf16)");
@@ -59,7 +59,7 @@ fn a_vision_towers_layer_is_not_the_decoders() {
 }
 
 #[test]
-fn a_router_is_not_a_gate_projection() {
+fn n1_a_router_is_not_a_gate_projection() {
     let policy = nemo_rl(r#""use_deep_gemm": true"#, "");
     assert_eq!(kept(&policy, "model.layers.3.mlp.gate.weight"), "a router of experts");
     assert!(kept(&policy, "model.layers.3.block_sparse_moe.gate.weight").contains("router"));

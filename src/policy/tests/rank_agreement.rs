@@ -36,7 +36,7 @@ fn the_text_and_the_fingerprint_are_fixed() {
 }
 
 #[test]
-fn a_difference_names_the_setting_and_both_values() {
+fn n8_a_difference_names_the_setting_and_both_values() {
     let one = policy(r#"{"precision": "fp8", "num_first_layers_in_bf16": 1}"#, CONFIG);
     let other =
         policy(r#"{"precision": "fp8", "num_first_layers_in_bf16": 2, "pow2_weight_scaling_factors": true}"#, CONFIG);

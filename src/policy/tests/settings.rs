@@ -39,7 +39,7 @@ fn without_fp8_precision_nothing_is_quantized() {
 }
 
 #[test]
-fn powers_of_two_of_each_operand() {
+fn n7_powers_of_two_of_each_operand() {
     let policy = policy(r#"{"precision": "fp8", "pow2_activation_scaling_factors": true}"#, "");
     let forms = policy.forms();
     assert_eq!((forms.weight.format, forms.activation.format), (ScaleFormat::Fp32, ScaleFormat::Pow2));
@@ -95,7 +95,7 @@ fn patterns_for_mxfp8_are_not_dropped_in_silence() {
 }
 
 #[test]
-fn deep_gemm_switched_off_is_off() {
+fn n6_deep_gemm_switched_off_is_off() {
     assert!(!policy(r#"{"precision": "fp8", "use_deep_gemm": false}"#, "").allows_deep_gemm());
     assert!(policy(r#"{"precision": "fp8"}"#, "").allows_deep_gemm());
 }
@@ -208,7 +208,7 @@ fn an_unknown_key_of_our_own_is_an_error() {
 }
 
 #[test]
-fn own_rules_beside_other_settings_are_merged() {
+fn n5_own_rules_beside_other_settings_are_merged() {
     let nemo_rl = r#"{"precision": "fp8", "num_first_layers_in_bf16": 1, "quantization_ignored_layer_kws": ["o_proj"],
         "fp8rt": {"activation": {"recipe": "te"}, "rules": [{"glob": "*.3.self_attn.o_proj", "decision": "fp8"}]}}"#;
     let policy = policy(nemo_rl, "");
@@ -236,7 +236,7 @@ fn vllm_takes_the_first_list_and_we_say_so() {
 }
 
 #[test]
-fn the_kept_layers_must_exist() {
+fn n4_the_kept_layers_must_exist() {
     let with = |first: u32, last: u32| {
         format!(r#"{{"precision": "fp8", "num_first_layers_in_bf16": {first}, "num_last_layers_in_bf16": {last}}}"#)
     };
