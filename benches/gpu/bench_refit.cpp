@@ -1,9 +1,9 @@
 // Times refits of a model of the shape of Llama-3.1-8B on a GPU: bench_refit [copy] [gib] [mib64] [linears] [lookups]
 // [policy]
 //
-// The trainer's tensors come as bf16 in device memory, in buckets whose memory is used again. One line a measurement. ms:
-// events around a whole refit, begin to last run, median; host_us: what it costs to enqueue that. bytes: those read and
-// written, which "copy", a copy from device to device of 4 GiB, needs so long for: ratio is ours over that.
+// The trainer's tensors come as bf16 in device memory, in buckets whose memory is used again. One line a measurement.
+// ms: events around a whole refit, begin to last run, median; host_us: what it costs to enqueue that. bytes: those read
+// and written, which "copy", a copy from device to device of 4 GiB, needs so long for: ratio is ours over that.
 
 #include <cstdio>
 #include <memory>
@@ -79,7 +79,8 @@ class Bench {
         [&] {
           for (const TrainerTensor &tensor : model.tensors()) {
             const std::int64_t shape[] = {tensor.rows, tensor.columns};
-            fp8rt::check(fp8rt_policy_decide(policy.get(), tensor.name.c_str(), 2, shape, &decision, nullptr, 0, nullptr));
+            fp8rt::check(fp8rt_policy_decide(policy.get(), tensor.name.c_str(), 2, shape, &decision, nullptr, 0,
+                                             nullptr));
           }
         },
         20);
