@@ -1,10 +1,10 @@
-// Times refits of a model of the shape of Llama-3.1-8B on a GPU: bench_refit [copy] [gib] [mib64] [linears] [policy]
+// Times refits of a model of the shape of Llama-3.1-8B on a GPU: bench_refit [copy] [gib] [mib64] [linears] [lookups]
+// [policy]
 //
-// The trainer's tensors come as bf16 in device memory, in buckets whose memory is used again. One line a measurement. ms:
-// events around a whole refit, begin to last run, median; host_us: what it costs to enqueue that. bytes: those read and
-// written, which "copy", a copy from device to device of 4 GiB, needs so long for: ratio is ours over that.
+// The trainer's tensors come as bf16 in device memory, in buckets whose memory is used again. One line a measurement.
+// ms: events around a whole refit, begin to last run, median; host_us: what it costs to enqueue that. bytes: those read
+// and written, which "copy", a copy from device to device of 4 GiB, needs so long for: ratio is ours over that.
 
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -39,6 +39,32 @@ class Bench {
     refit("linear weights, 1 GiB buckets", LlamaModel(context_, LlamaModel::Parameters::kLinears), 1024 * kMiB);
   }
 
+  // What the host does for each tensor beside the launch: all of them in one run, less one run of the table that they
+  // are bound to. Both are one launch. The tensors share their memory: nobody looks at the values.
+  void lookups() {
+    LlamaModel model(context_, LlamaModel::Parameters::kLinears);
+    const DeviceBuffer memory(static_cast<std::size_t>(2 * LlamaModel::kIntermediate * LlamaModel::kHidden));
+    fill_normal(memory, memory.bytes());
+    std::vector<fp8rt_refit_item> items;
+    for (const TrainerTensor &tensor : model.tensors()) {
+      fp8rt_tensor view = fp8rt::tensor(memory.data(), FP8RT_DTYPE_BF16, {tensor.rows, tensor.columns});
+      view.device = kDevice;
+      items.push_back(fp8rt::refit_item(tensor.name.c_str(), view));
+    }
+    const fp8rt::WeightTable table = model.refit().bind(items);
+    const double planned = host_us(
+        stream_,
+        [&] {
+          model.refit().begin();
+          model.refit().run(items, nullptr, stream_.get());
+        },
+        3);
+    const double launched = host_us(
+        stream_, [&] { fp8rt::check(fp8rt_weight_table_run(table.get(), nullptr, stream_.get())); }, 3);
+    std::printf("lookups items=%zu run_us=%.1f launch_us=%.1f us_item=%.3f\n", items.size(), planned, launched,
+                (planned - launched) / static_cast<double>(items.size()));
+  }
+
   // What deciding costs for each tensor.
   void policy() {
     fp8rt_policy_desc desc = fp8rt::policy_desc();
@@ -53,7 +79,8 @@ class Bench {
         [&] {
           for (const TrainerTensor &tensor : model.tensors()) {
             const std::int64_t shape[] = {tensor.rows, tensor.columns};
-            fp8rt::check(fp8rt_policy_decide(policy.get(), tensor.name.c_str(), 2, shape, &decision, nullptr, 0, nullptr));
+            fp8rt::check(fp8rt_policy_decide(policy.get(), tensor.name.c_str(), 2, shape, &decision, nullptr, 0,
+                                             nullptr));
           }
         },
         20);
@@ -97,6 +124,7 @@ constexpr Section<Bench> kSections[] = {{"copy", &Bench::copy},
                                         {"gib", &Bench::gib},
                                         {"mib64", &Bench::mib64},
                                         {"linears", &Bench::linears},
+                                        {"lookups", &Bench::lookups},
                                         {"policy", &Bench::policy}};
 
 }  // namespace

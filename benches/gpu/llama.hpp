@@ -98,7 +98,8 @@ class LlamaModel {
     const auto destination = static_cast<std::uint32_t>(destinations_.size());
     for (const Part &part : parts) {
       tensors_.push_back({prefix + part.name + ".weight", part.rows, columns});
-      regions_.push_back({tensors_.back().name.c_str(), destination, 0, {0, 0, 0}, {1, part.rows, columns}, {0, rows, 0}});
+      regions_.push_back(
+          {tensors_.back().name.c_str(), destination, 0, {0, 0, 0}, {1, part.rows, columns}, {0, rows, 0}});
       rows += part.rows;
     }
     names_.push_back(prefix + name + ".weight");

@@ -38,6 +38,9 @@ class RefitModelTest(unittest.TestCase):
             self.assertEqual(refit["tensors_and_cuts"], 4 * 9 + 3)
             self.assertEqual((refit["non_finite"], refit["different"]), (0, []))
             self.assertGreater(refit["milliseconds"], 0)
+            # The last 128 rows of each: most bytes are those of the embeddings and the head.
+            self.assertGreater(refit["bytes_compared"], 2 * 128 * 256 * 2)
+            self.assertEqual(refit["different_bytes"], [])
         # New values have another fingerprint, in the same bytes.
         self.assertNotEqual(first["fingerprint"], second["fingerprint"])
         self.assertEqual(first["bytes_written"], second["bytes_written"])
@@ -64,6 +67,44 @@ class RefitModelTest(unittest.TestCase):
             receipt, output = self.receipt("--corrupt", name, code=1)
             self.assertEqual([refit["different"] for refit in receipt["refits"]], [[], [name]])
             self.assertIn(f"{name} is not what the trainer sent", output)
+
+    def test_a_flipped_bit_in_the_last_rows_is_seen_in_the_engines_bytes(self):
+        # Tensors of one block of rows, first in their parameter and not, quantized and kept.
+        for name in (
+            "model.layers.1.self_attn.k_proj.weight",
+            "model.layers.2.self_attn.v_proj.weight",
+            "model.layers.0.self_attn.v_proj.weight",
+            "model.norm.weight",
+        ):
+            receipt, output = self.receipt("--corrupt", name, code=1)
+            self.assertEqual([refit["different_bytes"] for refit in receipt["refits"]], [[], [name]])
+            self.assertIn(f"the last rows of {name} are not", output)
+
+    def test_every_scale_format(self):
+        settings = self.folder / "settings.json"
+        for scale_format in ("fp32", "pow2", "ue8m0_packed"):
+            weight = {"scale_format": scale_format}
+            settings.write_text(json.dumps({"fp8rt": {"default": "fp8", "weight": weight}}), encoding="utf-8")
+            for scale_down in (8, 16):
+                receipt, _ = self.receipt("--settings", settings, "--scale-down", scale_down, "--bucket-mib", "1")
+                self.assertEqual([refit["different_bytes"] for refit in receipt["refits"]], [[], []])
+
+    def test_a_refit_takes_no_memory_like_that_of_the_model(self):
+        arguments = ("--layers", "4", "--scale-down", "4", "--threads", "2", "--bucket-mib", "64")
+        path = self.folder / "receipt.json"
+        self.run_program(*arguments, "--receipt", path)
+        receipt = json.loads(path.read_text(encoding="utf-8"))
+        self.assertLess(receipt["refits"][1]["memory_taken"], receipt["model_bytes"] / 20)
+
+    def test_where_memory_is_short_the_model_is_scaled_down(self):
+        path = self.folder / "receipt.json"
+        limits = ("--layers", "2", "--bucket-mib", "8")
+        done = self.run_program(*limits, "--memory-mib", "250", "--receipt", path)
+        scale_down = json.loads(path.read_text(encoding="utf-8"))["scale_down"]
+        self.assertIn(scale_down, (4, 8))
+        self.assertIn(f"scaled down by {scale_down}", done.stdout)
+        self.assertRegex(done.stderr, rf"memory is short of \d+ MB, 262 MB may be used: scaled down by {scale_down}")
+        self.assertIn("fewer --layers", self.run_program(*limits, "--memory-mib", "64", code=1).stderr)
 
     def test_reports(self):
         for form in ("json", "txt", "html"):

@@ -1,4 +1,4 @@
-// Tensor parallelism over two GPUs: what each rank quantizes of a layer, by itself, adds up to the whole layer. Needs two.
+// Tensor parallelism over two GPUs: what each rank quantizes of a layer, by itself, adds up to the whole layer.
 
 #include <gtest/gtest.h>
 

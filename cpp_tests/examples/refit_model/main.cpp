@@ -54,27 +54,30 @@ std::string hex(const fp8rt_fingerprint &fingerprint) {
 }
 
 void print_model(const Session &session, const Options &options) {
-    std::size_t fp8 = 0, values = 0;
-    for (const TrainerTensor &tensor : session.model().tensors()) {
-        fp8 += tensor.fp8;
-        values += static_cast<std::size_t>(tensor.rows * tensor.columns);
-    }
+    const Model &model = session.model();
+    std::size_t fp8 = 0;
+    for (const TrainerTensor &tensor : model.tensors()) fp8 += tensor.fp8;
+    const std::string scaled =
+        model.scale_down() == 1 ? "" : " (scaled down by " + std::to_string(model.scale_down()) + ")";
     std::printf("%s\n", fp8rt_build_info());
     std::printf("%zu tensors of %.2f billion values%s, %zu become FP8; the engine holds %zu parameters in %.2f GB\n",
-                session.model().tensors().size(), static_cast<double>(values) / 1e9,
-                options.scale_down == 1 ? "" : " (scaled down)", fp8, session.model().parameters(),
-                static_cast<double>(session.model().bytes()) / 1e9);
+                model.tensors().size(), static_cast<double>(model.trainer_bytes()) / 2e9, scaled.c_str(), fp8,
+                model.parameters(), static_cast<double>(model.bytes()) / 1e9);
     std::printf("%zu buckets of up to %lld MiB, %.1f MB beside the model\n", session.buckets(),
                 static_cast<long long>(options.bucket_mib), static_cast<double>(session.extra_bytes()) / 1e6);
 }
 
 void print(int number, const Step &step) {
-    std::printf("refit %d: %.1f ms, %.1f GB/s, %u of %u parameters, %llu not finite, %llu became zero, fingerprint %s%s\n",
+    std::printf("refit %d: %.1f ms, %.1f GB/s, %u of %u parameters, %llu not finite, %llu became zero, %.1f MB of "
+                "memory taken, fingerprint %s%s\n",
                 number, step.milliseconds, step.gigabytes_per_second(), step.receipt.destinations_filled,
                 step.receipt.num_destinations, static_cast<unsigned long long>(step.health.non_finite),
-                static_cast<unsigned long long>(step.health.became_zero), hex(step.fingerprint).c_str(),
-                step.different.empty() ? ", as the trainer's" : "");
+                static_cast<unsigned long long>(step.health.became_zero), static_cast<double>(step.grown) / 1e6,
+                hex(step.fingerprint).c_str(), step.is_right() ? ", as the trainer's" : "");
     for (const std::string &name : step.different) std::printf("  %s is not what the trainer sent\n", name.c_str());
+    for (const std::string &name : step.spots.different) {
+        std::printf("  the last rows of %s are not what the host makes of them\n", name.c_str());
+    }
 }
 
 nlohmann::json to_json(const Step &step) {
@@ -83,11 +86,14 @@ nlohmann::json to_json(const Step &step) {
             {"milliseconds", step.milliseconds},
             {"bytes_read", step.receipt.bytes_read},
             {"bytes_written", step.receipt.bytes_written},
+            {"memory_taken", step.grown},
             {"non_finite", step.health.non_finite},
             {"underflowed", step.health.became_zero},
             {"became_subnormal", step.health.became_subnormal},
             {"fingerprint", hex(step.fingerprint)},
-            {"different", step.different}};
+            {"different", step.different},
+            {"bytes_compared", step.spots.bytes},
+            {"different_bytes", step.spots.different}};
 }
 
 std::uint32_t format_of(const std::string &path) {
@@ -112,18 +118,19 @@ int run(const Options &options) {
     nlohmann::json receipt = {{"policy", hex(policy.fingerprint())},
                               {"extra_bytes", session.extra_bytes()},
                               {"model_bytes", session.model().bytes()},
+                              {"scale_down", session.model().scale_down()},
                               {"refits", nlohmann::json::array()}};
     bool right = true;
     for (int number = 1; number <= options.refits; ++number) {
         Step step = session.refit(number);
         if (number == options.refits && !options.corrupt.empty()) {
             session.corrupt(options.corrupt);
-            session.compare(step);
+            session.compare(number, step);
         }
         print(number, step);
         std::fflush(stdout);
         receipt["refits"].push_back(to_json(step));
-        right = right && step.different.empty();
+        right = right && step.is_right();
     }
     if (!options.receipt.empty()) write_file(options.receipt, receipt.dump(2) + "\n");
     if (!options.report.empty()) write_file(options.report, session.report(format));

@@ -1,9 +1,12 @@
 #include "memory.hpp"
 
 #include <dlfcn.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <cstring>
+#include <fstream>
+#include <limits>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -14,10 +17,25 @@ constexpr std::size_t ALIGNMENT = 256;
 
 class Host : public Device {
 public:
-    void *allocate(std::size_t bytes) override { return ::operator new(bytes + 1, std::align_val_t{ALIGNMENT}); }
-    void release(void *memory) override { ::operator delete(memory, std::align_val_t{ALIGNMENT}); }
+    void *allocate(std::size_t bytes) override {
+        return std::memset(::operator new(bytes + 1, std::align_val_t{ALIGNMENT}), 0, bytes + 1);
+    }
+    void release(void *memory) noexcept override { ::operator delete(memory, std::align_val_t{ALIGNMENT}); }
     void *allocate_pinned(std::size_t bytes) override { return allocate(bytes); }
-    void release_pinned(void *memory) override { release(memory); }
+    void release_pinned(void *memory) noexcept override { release(memory); }
+    std::size_t free_bytes() const override {
+        std::ifstream file("/proc/meminfo");
+        for (std::string word; file >> word;) {
+            std::size_t kib = 0;
+            if (word == "MemAvailable:" && file >> kib) return kib << 10;
+        }
+        return std::numeric_limits<std::size_t>::max();
+    }
+    std::size_t used_bytes() const override {
+        rusage usage{};
+        getrusage(RUSAGE_SELF, &usage);
+        return static_cast<std::size_t>(usage.ru_maxrss) << 10;
+    }
     void upload(void *to, const void *from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
     void download(void *to, const void *from, std::size_t bytes) override { std::memcpy(to, from, bytes); }
     void zero(void *memory, std::size_t bytes) override { std::memset(memory, 0, bytes); }
@@ -44,7 +62,15 @@ struct Driver {
         const auto function = reinterpret_cast<Function>(dlsym(library, name));
         if (function == nullptr) throw std::runtime_error(dlerror());
         const int result = function(arguments...);
-        if (result != 0) throw std::runtime_error(std::string(name) + " failed with CUDA error " + std::to_string(result));
+        if (result != 0) throw std::runtime_error(std::string(name) + ": " + describe(result));
+    }
+
+    // Its number, and its name where libcuda tells it.
+    std::string describe(int error) const {
+        const auto name_of = reinterpret_cast<int (*)(int, const char **)>(dlsym(library, "cuGetErrorName"));
+        const char *name = nullptr;
+        if (name_of != nullptr) name_of(error, &name);
+        return "CUDA error " + std::to_string(error) + (name == nullptr ? "" : std::string(", ") + name);
     }
 
     void *library;
@@ -71,13 +97,26 @@ public:
         driver_.call("cuMemAlloc_v2", &address, bytes == 0 ? std::size_t{1} : bytes);
         return reinterpret_cast<void *>(static_cast<std::uintptr_t>(address));
     }
-    void release(void *memory) override { driver_.call("cuMemFree_v2", address_of(memory)); }
+    // What failed before fails here again, and has been thrown already.
+    void release(void *memory) noexcept override {
+        try {
+            driver_.call("cuMemFree_v2", address_of(memory));
+        } catch (const std::runtime_error &) {
+        }
+    }
     void *allocate_pinned(std::size_t bytes) override {
         void *memory = nullptr;
         driver_.call("cuMemHostAlloc", &memory, bytes, 0u);
         return memory;
     }
-    void release_pinned(void *memory) override { driver_.call("cuMemFreeHost", memory); }
+    void release_pinned(void *memory) noexcept override {
+        try {
+            driver_.call("cuMemFreeHost", memory);
+        } catch (const std::runtime_error &) {
+        }
+    }
+    std::size_t free_bytes() const override { return memory_info().free; }
+    std::size_t used_bytes() const override { return memory_info().total - memory_info().free; }
     // The stream does not wait for what is not on it, so these wait themselves.
     void upload(void *to, const void *from, std::size_t bytes) override {
         driver_.call("cuMemcpyHtoDAsync_v2", address_of(to), from, bytes, stream_);
@@ -101,6 +140,15 @@ public:
     }
 
 private:
+    struct MemoryInfo {
+        std::size_t free = 0, total = 0;
+    };
+
+    MemoryInfo memory_info() const {
+        MemoryInfo info;
+        driver_.call("cuMemGetInfo_v2", &info.free, &info.total);
+        return info;
+    }
     void wait() { driver_.call("cuStreamSynchronize", stream_); }
 
     Driver driver_;

@@ -1,5 +1,5 @@
-// Memory of the device that a refit runs on, host or GPU. A GPU is used through libcuda, opened at run time: this program
-// is built without CUDA.
+// Memory of the device that a refit runs on, host or GPU. A GPU is used through libcuda, opened at run time: this
+// program is built without CUDA.
 #pragma once
 
 #include <cstddef>
@@ -10,12 +10,18 @@ class Device {
 public:
     virtual ~Device() = default;
 
-    // Throws std::bad_alloc or std::runtime_error. 256-byte aligned.
+    // Throws std::bad_alloc or std::runtime_error. 256-byte aligned; on the host already touched, so that what is
+    // measured later, time or growth, does not hold its first use.
     virtual void *allocate(std::size_t bytes) = 0;
-    virtual void release(void *memory) = 0;
+    virtual void release(void *memory) noexcept = 0;
     // Host memory that the device reads without a copy of its own.
     virtual void *allocate_pinned(std::size_t bytes) = 0;
-    virtual void release_pinned(void *memory) = 0;
+    virtual void release_pinned(void *memory) noexcept = 0;
+
+    // Bytes that may still be allocated.
+    virtual std::size_t free_bytes() const = 0;
+    // Bytes in use: on a GPU those of the device, on the host the most that this process has had.
+    virtual std::size_t used_bytes() const = 0;
 
     virtual void upload(void *to, const void *from, std::size_t bytes) = 0;
     virtual void download(void *to, const void *from, std::size_t bytes) = 0;
@@ -49,7 +55,7 @@ private:
     struct Release {
         Device *device;
         Kind kind;
-        void operator()(void *memory) const {
+        void operator()(void *memory) const noexcept {
             kind == Kind::kPinned ? device->release_pinned(memory) : device->release(memory);
         }
     };

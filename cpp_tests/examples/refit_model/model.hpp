@@ -14,9 +14,9 @@ struct TrainerTensor {
     std::string name;
     std::int64_t rows, columns;
     bool fp8;
-    // Where it goes: a parameter of the engine, and the first row in it.
+    // Where it goes: a parameter of the engine, and the first row in it and in its scales.
     std::size_t parameter;
-    std::int64_t first_row;
+    std::int64_t first_row, first_scale_row;
 };
 
 // What the engine holds.
@@ -25,6 +25,7 @@ struct Parameter {
     std::int64_t rows, columns;
     bool fp8;
     std::vector<std::int64_t> part_rows;
+    std::size_t code_bytes, scale_bytes;
     Buffer codes, scales;  // of one that is kept, `codes` has its values
     fp8rt_tensor codes_view, scales_view;
     fp8rt_quantize_desc quantize;
@@ -32,8 +33,11 @@ struct Parameter {
 
 class Model {
 public:
-    // Asks `policy` about every tensor, and allocates the engine's parameters.
-    Model(Device &device, const Options &options, const fp8rt::Policy &policy);
+    // Asks `policy` about every tensor. Takes no memory for them yet.
+    Model(const Options &options, std::int64_t scale_down, const fp8rt::Policy &policy);
+
+    // Gives the engine's parameters their addresses, which stay.
+    void allocate(Device &device);
 
     const std::deque<TrainerTensor> &tensors() const { return tensors_; }
     const Parameter &parameter_of(const TrainerTensor &tensor) const { return parameters_[tensor.parameter]; }
@@ -41,6 +45,8 @@ public:
     std::size_t find(const std::string &name) const;
     std::size_t parameters() const { return parameters_.size(); }
     std::size_t bytes() const { return bytes_; }
+    std::size_t trainer_bytes() const;
+    std::int64_t scale_down() const { return scale_down_; }
 
     fp8rt::Refit make_plan(const fp8rt::Context &context) const;
 
@@ -52,10 +58,10 @@ private:
 
     // One parameter of the engine, made of these tensors of the trainer, one below the other.
     void add(const std::string &name, const std::vector<Part> &parts, std::int64_t columns);
-    void place(Parameter &parameter, const fp8rt_policy_decision &decision);
+    void lay_out(Parameter &parameter, const fp8rt_policy_decision &decision);
 
-    Device &device_;
     const Options &options_;
+    std::int64_t scale_down_;
     const fp8rt::Policy &policy_;
     std::deque<TrainerTensor> tensors_;
     std::deque<Parameter> parameters_;

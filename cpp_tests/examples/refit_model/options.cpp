@@ -13,11 +13,13 @@ const char *const HELP =
     "Plays a trainer and an engine. The trainer has a set of random bf16 tensors with the names and shapes of Llama-3.1-8B,\n"
     "new values at each step. The engine holds the model as FP8, q, k, v and gate, up merged, as its settings say. Each step\n"
     "streams the tensors in buckets through one refit plan, checks that the engine holds what the trainer expects (a\n"
-    "fingerprint of every tensor), and prints how long it took.\n"
+    "fingerprint of every tensor, and the bytes of its last rows), and prints how long it took.\n"
     "\n"
     "  --device N        -1: host memory (default); else a GPU\n"
     "  --layers N        layers, 1 to 1000 (default 32)\n"
-    "  --scale-down N    divide hidden, intermediate and vocabulary sizes by N: 1 to 16, a power of two (default 1)\n"
+    "  --scale-down N    divide hidden, intermediate and vocabulary sizes by N: 1 to 16, a power of two\n"
+    "                    (default: the least that fits into memory)\n"
+    "  --memory-mib N    memory that the model and its buckets may take (default: nine tenths of what is free)\n"
     "  --bucket-mib N    size of a bucket; tensors are cut on blocks to fit (default 1024)\n"
     "  --refits N        steps (default 2)\n"
     "  --host-sources    on a GPU: the tensors stay in pinned host memory and pass through staging memory\n"
@@ -50,6 +52,7 @@ void apply(Options &options, int letter) {
         case 'd': options.device = static_cast<int>(number("--device", -1, 1024)); break;
         case 'l': options.layers = static_cast<int>(number("--layers", 1, 1000)); break;
         case 's': options.scale_down = number("--scale-down", 1, 16); break;
+        case 'm': options.memory_mib = number("--memory-mib", 1, std::int64_t{1} << 30); break;
         case 'b': options.bucket_mib = number("--bucket-mib", 1, 65536); break;
         case 'n': options.refits = static_cast<int>(number("--refits", 1, 1000)); break;
         case 'o': options.host_sources = true; break;
@@ -69,15 +72,17 @@ Options parse_options(int count, char **arguments) {
     static const option LONG[] = {
         {"device", required_argument, nullptr, 'd'},     {"layers", required_argument, nullptr, 'l'},
         {"scale-down", required_argument, nullptr, 's'}, {"bucket-mib", required_argument, nullptr, 'b'},
-        {"refits", required_argument, nullptr, 'n'},     {"host-sources", no_argument, nullptr, 'o'},
-        {"threads", required_argument, nullptr, 't'},    {"settings", required_argument, nullptr, 'c'},
-        {"receipt", required_argument, nullptr, 'r'},    {"report", required_argument, nullptr, 'p'},
-        {"corrupt", required_argument, nullptr, 'x'},    {"help", no_argument, nullptr, 'h'},
+        {"memory-mib", required_argument, nullptr, 'm'}, {"refits", required_argument, nullptr, 'n'},
+        {"host-sources", no_argument, nullptr, 'o'},     {"threads", required_argument, nullptr, 't'},
+        {"settings", required_argument, nullptr, 'c'},   {"receipt", required_argument, nullptr, 'r'},
+        {"report", required_argument, nullptr, 'p'},     {"corrupt", required_argument, nullptr, 'x'},
+        {"help", no_argument, nullptr, 'h'},
         {nullptr, 0, nullptr, 0},
     };
     Options options;
     for (int letter; (letter = getopt_long(count, arguments, "h", LONG, nullptr)) != -1;) apply(options, letter);
     if (count != optind) refuse(std::string("\"") + arguments[optind] + "\" is no option");
+    // 0, which stands for the default, passes too.
     if ((options.scale_down & (options.scale_down - 1)) != 0) refuse("--scale-down must be a power of two");
     if (options.host_sources && options.device < 0) refuse("--host-sources needs a --device that is a GPU");
     return options;

@@ -7,7 +7,10 @@
 struct Options {
     int device = -1;
     int layers = 32;
-    std::int64_t scale_down = 1;
+    // 0: the least that fits into memory.
+    std::int64_t scale_down = 0;
+    // 0: nine tenths of what is free.
+    std::int64_t memory_mib = 0;
     std::int64_t bucket_mib = 1024;
     int refits = 2;
     bool host_sources = false;
