@@ -9,7 +9,7 @@ import platform
 import shutil
 import subprocess
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -38,13 +38,14 @@ class BuildPy(build_py):
         shutil.copyfile(ROOT / "include" / "fp8rt.h", package / "fp8rt.h")
 
 
-class Wheel(bdist_wheel):
-    def finalize_options(self):
-        super().finalize_options()
-        self.root_is_pure = False
+class Binary(Distribution):
+    def has_ext_modules(self):
+        return True
 
+
+class Wheel(bdist_wheel):
     def get_tag(self):
         return "py3", "none", f"linux_{platform.machine()}"
 
 
-setup(cmdclass={"build_py": BuildPy, "bdist_wheel": Wheel})
+setup(distclass=Binary, cmdclass={"build_py": BuildPy, "bdist_wheel": Wheel})
