@@ -28,6 +28,7 @@ READ = (
     "is_mx",
     "kv_cache_dtype",
 )
+PREFIXES = "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"
 KV_CACHE = ("auto", "fp8", "fp8_e4m3")
 
 
@@ -77,19 +78,19 @@ def plain(value: Any) -> Any:
     return value
 
 
-def model_json(model_config: Any) -> str | None:
-    """The model's configuration as a policy reads it."""
+def model_json(model_config: Any) -> dict[str, Any] | None:
+    """The model's configuration as a policy reads it. A name on a hub is not looked up here."""
     if model_config is None:
         return None
     if isinstance(model_config, (str, os.PathLike)):
         path = pathlib.Path(model_config)
         path = path / "config.json" if path.is_dir() else path
-        return path.read_text() if path.is_file() else None
+        return json.loads(path.read_text()) if path.is_file() else None
     if hasattr(model_config, "hf_config"):
         model_config = model_config.hf_config
     if hasattr(model_config, "to_json_string"):
-        return model_config.to_json_string(use_diff=False)
-    return json.dumps(plain(model_config), default=str)
+        return json.loads(model_config.to_json_string(use_diff=False))
+    return plain(model_config)
 
 
 def check(settings: Mapping[str, Any], model_config: Any) -> None:
@@ -126,10 +127,16 @@ def environment(settings: Mapping[str, Any]) -> dict[str, str]:
     if allowed is not None:
         value = "1" if allowed else "0"
         result |= {"VLLM_USE_DEEP_GEMM": value, "VLLM_MOE_USE_DEEP_GEMM": value}
-    plugins = os.environ.get("VLLM_PLUGINS")
-    if plugins is not None and METHOD not in plugins.split(","):
-        result["VLLM_PLUGINS"] = ",".join([*filter(None, plugins.split(",")), METHOD])
+    # vLLM copies its own variables to Ray's workers, and those of these beginnings.
+    result[PREFIXES] = added(os.environ.get(PREFIXES, ""), "FP8RT_")
+    if "VLLM_PLUGINS" in os.environ:
+        result["VLLM_PLUGINS"] = added(os.environ["VLLM_PLUGINS"], METHOD)
     return result
+
+
+def added(items: str, item: str) -> str:
+    """A list with commas, with the item in it."""
+    return ",".join(dict.fromkeys([*filter(None, items.split(",")), item]))
 
 
 def merged_kwargs(user: dict[str, Any], own: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
