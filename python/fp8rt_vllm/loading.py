@@ -1,0 +1,132 @@
+"""Weight loaders around vLLM's own: its copies are recorded on a source without memory, and then quantized into place."""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .layer import BLOCK, LayerState, Region, blocks
+
+
+class CopyRecorder(TorchDispatchMode):
+    """Holds back every copy from a meta tensor, and notes it as (destination, source). Other ops run."""
+
+    def __init__(self):
+        super().__init__()
+        self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten.copy_.default and args[1].is_meta:
+            self.copies.append((args[0], args[1]))
+            return args[0]
+        if func is torch.ops.aten._to_copy.default and args[0].is_meta and kwargs.get("dtype") in (None, args[0].dtype):
+            # To another device: the stand-in stays what it is.
+            return args[0].detach()
+        return func(*args, **kwargs)
+
+
+def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+    """A packed tensor of the same shape and type without memory."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def box(view: torch.Tensor, whole: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """First element and extents of a view in a packed matrix or vector; None if it is no box with the same axes."""
+    columns = whole.shape[-1] if whole.dim() else 1
+    rows = whole.numel() // columns if columns else 0
+    extent = (view.numel() // view.shape[-1] if view.numel() else 0, view.shape[-1]) if view.dim() else (1, 1)
+    offset = view.storage_offset() - whole.storage_offset()
+    first = (offset // columns, offset % columns) if columns else (0, 0)
+    packed = torch.empty(0, device="meta").as_strided((rows, columns), (columns, 1))
+    if first[0] + extent[0] > rows or first[1] + extent[1] > columns:
+        return None
+    wanted = packed[first[0]:first[0] + extent[0], first[1]:first[1] + extent[1]]
+    try:
+        same = view.as_strided(view.shape, view.stride()).view(extent) if view.dim() != 2 else view
+    except RuntimeError:
+        return None
+    equal = all(size == 1 or mine == its for size, mine, its in zip(extent, same.stride(), wanted.stride(), strict=True))
+    return (first, extent) if equal else None
+
+
+def region_of(destination: torch.Tensor, parameter: torch.Tensor, source: torch.Tensor, whole: torch.Tensor) -> Region:
+    """What a copy does, or ValueError."""
+    to, come = box(destination, parameter), box(source, whole)
+    if to is None or come is None or to[1] != come[1]:
+        raise ValueError("the loader copies something that is not a box of the tensor")
+    return Region(come[0], to[1], to[0])
+
+
+def record(state: LayerState, param: torch.Tensor, loaded_weight: torch.Tensor, args: tuple, kwargs: dict) -> list[Region]:
+    """The copies that vLLM's loader makes for this call, recorded at the first one."""
+    key = (tuple(loaded_weight.shape), args, tuple(sorted(kwargs.items())))
+    if key not in state.regions:
+        source = stand_in(loaded_weight)
+        with CopyRecorder() as recorder:
+            state.loader(param, source, *args, **kwargs)
+        if not recorder.copies:
+            raise RuntimeError(f"fp8rt: {state.prefix}: the weight loader copied nothing; one that writes by another "
+                               "op cannot be quantized")
+        state.regions[key] = [region_of(to, param.data, come, source) for to, come in recorder.copies]
+    return state.regions[key]
+
+
+def load_weight(self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """The loader of a layer's weight: values are quantized, codes copied. A parameter on meta is counted by vLLM."""
+    state: LayerState = self.fp8rt
+    if param.is_meta or loaded_weight.is_meta:
+        state.loader(param, loaded_weight, *args, **kwargs)
+        return
+    regions = record(state, param, loaded_weight, args, kwargs)
+    codes = loaded_weight.dtype == torch.float8_e4m3fn
+    if not codes and loaded_weight.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        raise TypeError(f"fp8rt: {state.prefix}: a weight of {loaded_weight.dtype}")
+    for region in regions:
+        source = view(loaded_weight, region.source_first, region.extent).to(param.device)
+        target = view(param.data, region.destination_first, region.extent)
+        state.weights[region] = None
+        if codes:
+            target.copy_(source)
+            continue
+        held = state.block_rows(region)[2]
+        torch.ops.fp8rt.quantize_weight(
+            source, target, state.scale_view(self.weight_scale_inv.data, region), state.decision.weight_recipe,
+            state.decision.weight_scale_format, None, held if len(held) > 1 else None)
+        state.scales[region] = None
+    waiting = state.waiting.pop(call_of(args, kwargs), None)
+    if waiting is not None:
+        load_scales(self, self.weight_scale_inv, waiting, *args, **kwargs)
+
+
+def load_scales(self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """The loader of a serialized layer's scales: they go where the codes of the same call went."""
+    state: LayerState = self.fp8rt
+    grid = tuple(loaded_weight.shape)
+    regions = next((regions for (shape, *call), regions in state.regions.items()
+                    if tuple(call) == call_of(args, kwargs) and tuple(map(blocks, shape)) == grid), None)
+    if regions is None and param.is_meta:
+        state.loader(param, loaded_weight, *args, **kwargs)
+        return
+    if regions is None:
+        state.waiting[call_of(args, kwargs)] = loaded_weight.clone()
+        return
+    for region in regions:
+        if region.source_first[0] % BLOCK or region.source_first[1] % BLOCK:
+            raise ValueError(f"fp8rt: {state.prefix}: this rank's codes begin at {region.source_first}, inside of a "
+                             "block; a checkpoint that is quantized already cannot be cut there")
+        first = tuple(first // BLOCK for first in region.source_first)
+        target = state.scale_view(param.data, region)
+        target.copy_(view(loaded_weight, first, tuple(target.shape)))
+        if not param.is_meta:
+            state.scales[region] = None
+
+
+def call_of(args: tuple, kwargs: dict) -> tuple:
+    """What tells one call of a loader from another."""
+    return args, tuple(sorted(kwargs.items()))
+
+
+def view(tensor: torch.Tensor, first: tuple[int, int], extent: tuple[int, int]) -> torch.Tensor:
+    """A box of a matrix."""
+    return tensor[first[0]:first[0] + extent[0], first[1]:first[1] + extent[1]]
