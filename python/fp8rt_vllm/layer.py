@@ -82,6 +82,10 @@ class LayerState:
             raise RuntimeError(
                 f"fp8rt: {self.prefix}: of {total} elements {weights} arrived, and scales for {scales}; "
                 f"{len(self.waiting)} scales have no codes. A loader that writes past this layer's casts without scaling")
+        self.filled()
+
+    def filled(self) -> None:
+        """Everything arrived, and is awaited anew."""
         self.weights.clear()
         self.scales.clear()
         self.complete = True

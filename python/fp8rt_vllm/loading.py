@@ -26,28 +26,42 @@ class CopyRecorder(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class CastGuard(TorchDispatchMode):
+    """Refuses a copy of values into codes: torch would cast them without a scale. `codes`: storage to name."""
+
+    def __init__(self, codes: dict[int, str]):
+        super().__init__()
+        self.codes = codes
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.copy_.default and args[0].dtype == torch.float8_e4m3fn != args[1].dtype:
+            name = None if args[0].is_meta else self.codes.get(args[0].untyped_storage().data_ptr())
+            if name is not None:
+                raise RuntimeError(f"fp8rt: {name}: a loader casts {args[1].dtype} to codes without scales")
+        return func(*args, **(kwargs or {}))
+
+
 def stand_in(tensor: torch.Tensor) -> torch.Tensor:
     """A packed tensor of the same shape and type without memory."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
-def box(view: torch.Tensor, whole: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """First element and extents of a view in a packed matrix or vector; None if it is no box with the same axes."""
-    columns = whole.shape[-1] if whole.dim() else 1
-    rows = whole.numel() // columns if columns else 0
-    extent = (view.numel() // view.shape[-1] if view.numel() else 0, view.shape[-1]) if view.dim() else (1, 1)
-    offset = view.storage_offset() - whole.storage_offset()
-    first = (offset // columns, offset % columns) if columns else (0, 0)
-    packed = torch.empty(0, device="meta").as_strided((rows, columns), (columns, 1))
-    if first[0] + extent[0] > rows or first[1] + extent[1] > columns:
+def box(part: torch.Tensor, whole: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """First (row, column) and extents of a view of a packed matrix or vector; None if it is no box with the same axes."""
+    if whole.dim() > 2 or part.dim() > 2 or not whole.is_contiguous() or not part.numel():
         return None
-    wanted = packed[first[0]:first[0] + extent[0], first[1]:first[1] + extent[1]]
-    try:
-        same = view.as_strided(view.shape, view.stride()).view(extent) if view.dim() != 2 else view
-    except RuntimeError:
-        return None
-    equal = all(size == 1 or mine == its for size, mine, its in zip(extent, same.stride(), wanted.stride(), strict=True))
-    return (first, extent) if equal else None
+    columns = matrix(whole)[0][1]
+    extent, stride = matrix(part)
+    offset = part.storage_offset() - whole.storage_offset()
+    first = (offset // columns, offset % columns)
+    straight = (extent[0] == 1 or stride[0] == columns) and (extent[1] == 1 or stride[1] == 1)
+    return (first, extent) if straight and first[1] + extent[1] <= columns else None
+
+
+def matrix(tensor: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Extents and strides as (rows, columns): a vector is one row."""
+    missing = 2 - tensor.dim()
+    return (1,) * missing + tuple(tensor.shape), (0,) * missing + tuple(tensor.stride())
 
 
 def region_of(destination: torch.Tensor, parameter: torch.Tensor, source: torch.Tensor, whole: torch.Tensor) -> Region:
