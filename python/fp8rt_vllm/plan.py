@@ -136,14 +136,14 @@ class RefitPlan:
         """JSON of what is not filled."""
         return library.text("fp8rt_refit_missing", self._handle)
 
-    def fingerprints(self) -> tuple[dict[str, str], str]:
-        """Of what the destinations hold: for each source, and of all together. Waits for the stream."""
+    def fingerprints(self) -> dict[str, str]:
+        """Of what the destinations hold, for each source. Waits for the stream."""
         count = self.query().num_sources
         sums = torch.zeros(max(count, 1), 4, dtype=torch.int64, device=self.device)
         address = ctypes.c_void_p(sums.data_ptr())
         library.call("fp8rt_refit_fingerprint", self._handle, address, stream(self.device))
-        values, total = (abi.Fingerprint * count)(), abi.Fingerprint()
+        values = (abi.Fingerprint * count)()
         library.call("fp8rt_refit_fingerprint_read", self._handle, address, ctypes.c_uint32(count), values,
-                     ctypes.byref(total), stream(self.device))
+                     None, stream(self.device))
         names = [library.text("fp8rt_refit_source_name", self._handle, ctypes.c_uint32(i)) for i in range(count)]
-        return {name: value.hex() for name, value in zip(names, values, strict=True)}, total.hex()
+        return {name: value.hex() for name, value in zip(names, values, strict=True)}

@@ -2,6 +2,7 @@
 source without memory, and what it would copy is recorded; from then on the record is replayed by the library.
 """
 
+import dataclasses
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -158,6 +159,11 @@ class ModelRefit:
         info = self.plan.query()
         return info.blocks_filled == info.blocks_total and self.record.direct <= self._arrived
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was a refit."""
+        return self._open or self.receipt is not None
+
     def _address(self, name: str) -> int:
         return self._model().get_parameter(name).data_ptr()
 
@@ -255,21 +261,16 @@ def begin(model_runner: Any) -> None:
     of(model_runner).begin()
 
 
-def receipt(model_runner: Any) -> Receipt:
-    """Ends a refit and says what it did; raises, naming what did not arrive."""
-    return of(model_runner).finish()
-
-
-def fingerprint(model_runner: Any) -> tuple[dict[str, str], str]:
-    """For each parameter of this rank, and of all: 32 hexadecimal digits. Equal on replicas that are equal."""
+def receipt(model_runner: Any) -> dict[str, int] | None:
+    """Ends a refit and says what it did; raises, naming what did not arrive. None before the first."""
     refit = of(model_runner)
-    plan = RefitPlan(refit.device, [destination.described(False) for destination in refit.destinations], [])
+    return dataclasses.asdict(refit.finish()) if refit.begun else None
+
+
+def fingerprint(model_runner: Any) -> dict[str, str]:
+    """Of what this rank holds, 32 hexadecimal digits each: by the names of the checkpoint once a refit told them, as the
+    trainer has them; before that by this model's own names.
+    """
+    refit = of(model_runner)
+    plan = refit.plan or RefitPlan(refit.device, [d.described(False) for d in refit.destinations], [])
     return plan.fingerprints()
-
-
-def source_fingerprint(model_runner: Any) -> tuple[dict[str, str], str, bool]:
-    """By the names of the checkpoint, for the trainer, after a refit; and whether shards of ranks add up."""
-    refit = of(model_runner)
-    if refit.plan is None:
-        raise RuntimeError("fp8rt: no refit is complete, so the names of the checkpoint are not known")
-    return *refit.plan.fingerprints(), bool(refit.plan.query().cut_on_blocks)
