@@ -34,7 +34,7 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
         self.backends = quant_config.backends
         self.batch_invariant = bool(quant_config.batch_invariant)
         # A checkpoint of codes and scales: then vLLM must find a parameter for the scales.
-        self.serialized = getattr(quant_config, "serialized", quant_config.settings.get("quant_method") == "fp8")
+        self.serialized = quant_config.serialized
         config = get_current_vllm_config()
         self.max_m = config.scheduler_config.max_num_batched_tokens
         self.dummy = config.load_config.load_format == "dummy"
