@@ -12,21 +12,21 @@ from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMetho
 from vllm.model_executor.layers.quantization.fp8 import Fp8Config
 
 from . import agreement, library
-from .settings import BLOCKS, METHOD
+from .settings import BLOCKS, METHOD, in_blocks
 
 library.load()
 logger = init_logger(f"vllm.{__name__}")
 
 # The library's kernels begin with Ampere, its FP8 with Ada.
 MIN_CAPABILITY = 89
-OWN_KEYS = ("settings", "batch_invariant")
+OWN_KEYS = ("settings", "serialized", "batch_invariant")
 
 
 class Fp8rtConfig(Fp8Config):
     """`quant_method: "fp8rt"`. Which layers are FP8, and how, is the policy's word alone."""
 
     def __init__(
-        self, settings: dict[str, Any], batch_invariant: bool | None = None, hf_config: dict[str, Any] | None = None
+        self, settings: dict[str, Any], serialized: bool = False, batch_invariant: bool | None = None
     ) -> None:
         super().__init__(
             is_checkpoint_fp8_serialized=True,
@@ -36,7 +36,9 @@ class Fp8rtConfig(Fp8Config):
         # Of vLLM's kernels, which our layers do not use.
         self.use_deep_gemm = False
         self.settings = copy.deepcopy(settings)
-        self.hf_config = hf_config
+        # Whether the checkpoint holds codes and scales, so that vLLM's loader must find parameters for both.
+        self.serialized = serialized
+        self.hf_config: dict[str, Any] | None = None
         # From the engine's names to the checkpoint's.
         self.prefixes: dict[str, str] = {}
         # What was decided for each module, and why: see `report`.
@@ -56,13 +58,14 @@ class Fp8rtConfig(Fp8Config):
     def from_config(cls, config: dict[str, Any]) -> "Fp8rtConfig":
         """From `settings`, of any kind that a policy reads; without them from the words of a checkpoint in blocks."""
         config = copy.deepcopy(config)
+        serialized = config.pop("serialized", config.get("quant_method") == "fp8")
         batch_invariant = config.pop("batch_invariant", None)
         settings = config.pop("settings", None)
         if settings is None:
             settings = {**BLOCKS, **config, "quant_method": "fp8"}
         else:
             check_beside(config)
-        return cls(settings, batch_invariant)
+        return cls(settings, serialized, batch_invariant)
 
     @classmethod
     def override_quantization_method(
@@ -120,8 +123,19 @@ class Fp8rtConfig(Fp8Config):
             for prefix, decision in self.decisions.items()
         }
 
+    def check_switches(self) -> None:
+        """Settings without DeepGEMM are about vLLM's own layers too, and those know only the environment."""
+        from vllm import envs
+
+        if json.loads(self.policy.text)["use_deep_gemm"] is not False:
+            return
+        for name in ("VLLM_USE_DEEP_GEMM", "VLLM_MOE_USE_DEEP_GEMM"):
+            if getattr(envs, name):
+                raise ValueError(f"use_deep_gemm is false, and {name} is not 0 in the environment of this process")
+
     def get_quant_method(self, layer: Any, prefix: str) -> Any:
         agreement.check_once(self)
+        self.check_switches()
         if isinstance(layer, LinearBase):
             if not self.decide(prefix).fp8:
                 return UnquantizedLinearMethod()
@@ -157,11 +171,6 @@ class Fp8TakeOverConfig(Fp8rtConfig):
         if not in_blocks(config):
             return Fp8Config.from_config(config)
         return super().from_config(config)
-
-
-def in_blocks(config: dict[str, Any]) -> bool:
-    """Whether a checkpoint says that it is FP8 in blocks of 128."""
-    return config.get("quant_method") == "fp8" and config.get("weight_block_size") == BLOCKS["weight_block_size"]
 
 
 def check_beside(config: dict[str, Any]) -> None:

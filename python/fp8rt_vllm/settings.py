@@ -46,27 +46,30 @@ def vllm_kwargs(
 
     `vllm_cfg` may be the object around it too, whose `vllm_kwargs` are then the user's. `model_config` is the model's
     configuration: a mapping, an object of transformers, or the path of a config.json or of its directory. It is needed
-    only to check the settings here, before vLLM starts.
+    to check the settings here, before vLLM starts, and to see that a checkpoint is in FP8 already.
 
     With `precision` other than "fp8" the user's arguments come back as they were.
     """
-    settings, user = parted(vllm_cfg, user_kwargs)
-    check(settings, model_config)
+    given, user = parted(vllm_cfg, user_kwargs)
+    model = model_json(model_config)
+    check(given, model)
+    settings = {key: value for key, value in given.items() if key in (*READ, METHOD)}
     if settings.get("precision") != "fp8":
         return VllmSettings(user, {})
     own = quantization_config(settings)
+    if in_blocks((model or {}).get("quantization_config") or {}):
+        own["serialized"] = True
     return VllmSettings(merged_kwargs(user, own, settings), environment(settings))
 
 
 def parted(vllm_cfg: Mapping[str, Any], user_kwargs: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings about FP8, and the user's arguments."""
+    """NeMo-RL's settings with the user's rules, and the user's arguments."""
     around = vllm_cfg if "vllm_cfg" in vllm_cfg else {"vllm_cfg": vllm_cfg}
     user = {**plain(around.get("vllm_kwargs") or {}), **plain(user_kwargs or {})}
     inner = plain(around["vllm_cfg"])
-    # The user's rules, beside NeMo-RL's keys.
-    rules = plain(around.get(METHOD) or {}) | (inner.get(METHOD) or {})
-    settings = {key: value for key, value in inner.items() if key in READ and value is not None}
-    return settings | ({METHOD: rules} if rules else {}), user
+    rules = plain(around.get(METHOD) or {}) | (inner.pop(METHOD, None) or {})
+    given = {key: value for key, value in inner.items() if value is not None}
+    return given | ({METHOD: rules} if rules else {}), user
 
 
 def plain(value: Any) -> Any:
@@ -93,7 +96,12 @@ def model_json(model_config: Any) -> dict[str, Any] | None:
     return plain(model_config)
 
 
-def check(settings: Mapping[str, Any], model_config: Any) -> None:
+def in_blocks(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint says that it is FP8 in blocks of 128."""
+    return config.get("quant_method") == "fp8" and config.get("weight_block_size") == BLOCKS["weight_block_size"]
+
+
+def check(settings: Mapping[str, Any], config: dict[str, Any] | None) -> None:
     """The library reads the settings, so that what is wrong is said here, by name."""
     from .library import Policy
 
@@ -106,7 +114,6 @@ def check(settings: Mapping[str, Any], model_config: Any) -> None:
                          f"{settings.get('precision')!r}")
     if not fp8:
         return
-    config = model_json(model_config)
     if config is None:
         # The workers know the model; the number of its layers is checked there.
         settings = {key: value for key, value in settings.items() if key != "num_last_layers_in_bf16"}
@@ -180,9 +187,9 @@ def merged_quantization(user: Mapping[str, Any] | None, own: dict[str, Any]) -> 
 
 
 def keep_rule(name: str) -> dict[str, str]:
-    """An entry of `ignore` may be a regular expression from the beginning of a name on."""
+    """An entry of `ignore` may be a regular expression from the beginning of a name on; a rule's is of the whole name."""
     if name.startswith("re:"):
-        return {"regex": f"^(?:{name.removeprefix('re:')})", "decision": "keep"}
+        return {"regex": f"(?:{name.removeprefix('re:')}).*", "decision": "keep"}
     return {"name": name, "decision": "keep"}
 
 
