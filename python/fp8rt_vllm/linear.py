@@ -83,9 +83,11 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
         layer.fp8rt.check(self.dummy)
         if layer.fp8rt.prepared:
             return
-        line = torch.ops.fp8rt.linear_prepare(
-            layer.weight, layer.weight_scale_inv, self.max_m, getattr(layer, "bias", None), self.input_dtype,
-            *self.settings())
+        bias = getattr(layer, "bias", None)
+        # A layer with a bias may leave it to its caller, or to another rank.
+        for given in (None, bias) if bias is not None else (None,):
+            line = torch.ops.fp8rt.linear_prepare(
+                layer.weight, layer.weight_scale_inv, self.max_m, given, self.input_dtype, *self.settings())
         layer.fp8rt.prepared = line
         logger.info_once("fp8rt: %s", line)
 
@@ -99,6 +101,5 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
         rows = x.reshape(-1, x.shape[-1])
         y = torch.empty(rows.shape[0], layer.weight.shape[0], dtype=x.dtype, device=x.device)
         torch.ops.fp8rt.linear_out(
-            rows, layer.weight, layer.weight_scale_inv, y, bias, self.decision.activation_recipe,
-            self.decision.activation_scale_format, None, self.batch_invariant, self.backends, self.part_rows)
+            rows, layer.weight, layer.weight_scale_inv, y, bias, *self.settings())
         return y.view(*x.shape[:-1], y.shape[-1])
