@@ -69,7 +69,7 @@ class LayerState:
     def scale_view(self, scales: torch.Tensor, region: Region) -> torch.Tensor:
         """The scales of a region's blocks."""
         first, rows, _ = self.block_rows(region)
-        return scales[first:first + rows].narrow(1, region.destination_first[1] // BLOCK, blocks(region.extent[1]))
+        return scales[first : first + rows].narrow(1, region.destination_first[1] // BLOCK, blocks(region.extent[1]))
 
     def check(self, may_be_empty: bool) -> None:
         """Raises if something of the layer did not arrive since the last check; nothing at all may, once complete."""
@@ -81,7 +81,8 @@ class LayerState:
         if self.waiting or weights != total or scales != total:
             raise RuntimeError(
                 f"fp8rt: {self.prefix}: of {total} elements {weights} arrived, and scales for {scales}; "
-                f"{len(self.waiting)} scales have no codes. A loader that writes past this layer's casts without scaling")
+                f"{len(self.waiting)} scales lack codes. A loader that writes past this layer's casts without scaling"
+            )
         self.filled()
 
     def filled(self) -> None:

@@ -78,13 +78,20 @@ class Decision:
 class Policy:
     """Settings, resolved by the library. May be pickled: the other process resolves them again."""
 
-    def __init__(self, settings: dict | None, config: dict | None = None, packed_modules: dict | None = None,
-                 prefixes: dict | None = None, kind: str = "auto"):
+    def __init__(
+        self,
+        settings: dict | None,
+        config: dict | None = None,
+        packed_modules: dict | None = None,
+        prefixes: dict | None = None,
+        kind: str = "auto",
+    ):
         self._arguments = (settings, config, packed_modules, prefixes, kind)
         self._packed = {}
         texts = [None if part is None else json.dumps(part).encode() for part in self._arguments[:4]]
-        desc = abi.PolicyDesc(kind=KINDS[kind], settings=texts[0], config=texts[1], packed_modules=texts[2],
-                              prefixes=texts[3])
+        desc = abi.PolicyDesc(
+            kind=KINDS[kind], settings=texts[0], config=texts[1], packed_modules=texts[2], prefixes=texts[3]
+        )
         handle = ctypes.c_void_p()
         self._handle = None
         call("fp8rt_policy_create", ctypes.byref(desc), ctypes.byref(handle))
@@ -156,5 +163,11 @@ class Policy:
     def _decide(self, function: str, name: str, *shape) -> Decision:
         decision = abi.PolicyDecision()
         reason = text(function, self._handle, name.encode(), *shape, ctypes.byref(decision))
-        return Decision(decision.action == 1, decision.weight_recipe, decision.weight_scale_format,
-                        decision.activation_recipe, decision.activation_scale_format, reason)
+        return Decision(
+            decision.action == 1,
+            decision.weight_recipe,
+            decision.weight_scale_format,
+            decision.activation_recipe,
+            decision.activation_scale_format,
+            reason,
+        )

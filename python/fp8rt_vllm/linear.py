@@ -67,13 +67,16 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
         layer.fp8rt = state
         weight = torch.zeros(rows, columns, dtype=torch.float8_e4m3fn)
         loader = types.MethodType(loading.load_weight, layer)
-        layer.register_parameter("weight", ModelWeightParameter(data=weight, input_dim=1, output_dim=0,
-                                                                weight_loader=loader))
+        layer.register_parameter(
+            "weight", ModelWeightParameter(data=weight, input_dim=1, output_dim=0, weight_loader=loader)
+        )
         scales = torch.ones(scale_rows(parts), -(-columns // BLOCK), dtype=torch.float32)
         if self.serialized:
             loader = types.MethodType(loading.load_scales, layer)
-            layer.register_parameter("weight_scale_inv", BlockQuantScaleParameter(
-                data=scales, input_dim=1, output_dim=0, weight_loader=loader))
+            layer.register_parameter(
+                "weight_scale_inv",
+                BlockQuantScaleParameter(data=scales, input_dim=1, output_dim=0, weight_loader=loader),
+            )
         else:
             # vLLM's layerwise reload counts parameters and buffers, and no scale arrives from a trainer.
             layer.weight_scale_inv = scales
@@ -87,19 +90,25 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
         # A layer with a bias may leave it to its caller, or to another rank.
         for given in (None, bias) if bias is not None else (None,):
             line = torch.ops.fp8rt.linear_prepare(
-                layer.weight, layer.weight_scale_inv, self.max_m, given, self.input_dtype, *self.settings())
+                layer.weight, layer.weight_scale_inv, self.max_m, given, self.input_dtype, *self.settings()
+            )
         layer.fp8rt.prepared = line
         logger.info_once("fp8rt: %s", line)
 
     def settings(self) -> tuple:
         """The settings that every op of a linear ends in."""
-        return (self.decision.activation_recipe, self.decision.activation_scale_format, None, self.batch_invariant,
-                self.backends, self.part_rows)
+        return (
+            self.decision.activation_recipe,
+            self.decision.activation_scale_format,
+            None,
+            self.batch_invariant,
+            self.backends,
+            self.part_rows,
+        )
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """x of 16 bits: the op quantizes it. Into memory that the compiler may place."""
         rows = x.reshape(-1, x.shape[-1])
         y = torch.empty(rows.shape[0], layer.weight.shape[0], dtype=x.dtype, device=x.device)
-        torch.ops.fp8rt.linear_out(
-            rows, layer.weight, layer.weight_scale_inv, y, bias, *self.settings())
+        torch.ops.fp8rt.linear_out(rows, layer.weight, layer.weight_scale_inv, y, bias, *self.settings())
         return y.view(*x.shape[:-1], y.shape[-1])

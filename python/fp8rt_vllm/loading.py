@@ -1,4 +1,4 @@
-"""Weight loaders around vLLM's own: its copies are recorded on a source without memory, and then quantized into place."""
+"""Weight loaders around vLLM's own: its copies are recorded with a source without memory, and quantized into place."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def stand_in(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def box(part: torch.Tensor, whole: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """First (row, column) and extents of a view of a packed matrix or vector; None if it is no box with the same axes."""
+    """First (row, column) and extents of a view of a packed matrix or vector; None if it is no box of the same axes."""
     if whole.dim() > 2 or part.dim() > 2 or not whole.is_contiguous() or not part.numel():
         return None
     columns = matrix(whole)[0][1]
@@ -72,7 +72,9 @@ def region_of(destination: torch.Tensor, parameter: torch.Tensor, source: torch.
     return Region(come[0], to[1], to[0])
 
 
-def record(state: LayerState, param: torch.Tensor, loaded_weight: torch.Tensor, args: tuple, kwargs: dict) -> list[Region]:
+def record(
+    state: LayerState, param: torch.Tensor, loaded_weight: torch.Tensor, args: tuple, kwargs: dict
+) -> list[Region]:
     """The copies that vLLM's loader makes for this call, recorded at the first one."""
     key = (tuple(loaded_weight.shape), args, tuple(sorted(kwargs.items())))
     if key not in state.regions:
@@ -80,13 +82,17 @@ def record(state: LayerState, param: torch.Tensor, loaded_weight: torch.Tensor, 
         with CopyRecorder() as recorder:
             state.loader(param, source, *args, **kwargs)
         if not recorder.copies:
-            raise RuntimeError(f"fp8rt: {state.prefix}: the weight loader copied nothing; one that writes by another "
-                               "op cannot be quantized")
+            raise RuntimeError(
+                f"fp8rt: {state.prefix}: the weight loader copied nothing; one that writes by another "
+                "op cannot be quantized"
+            )
         state.regions[key] = [region_of(to, param.data, come, source) for to, come in recorder.copies]
     return state.regions[key]
 
 
-def load_weight(self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+def load_weight(
+    self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any
+) -> None:
     """The loader of a layer's weight: values are quantized, codes copied. A parameter on meta is counted by vLLM."""
     state: LayerState = self.fp8rt
     if param.is_meta or loaded_weight.is_meta:
@@ -105,20 +111,34 @@ def load_weight(self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch
             continue
         held = state.block_rows(region)[2]
         torch.ops.fp8rt.quantize_weight(
-            source, target, state.scale_view(self.weight_scale_inv.data, region), state.decision.weight_recipe,
-            state.decision.weight_scale_format, None, held if len(held) > 1 else None)
+            source,
+            target,
+            state.scale_view(self.weight_scale_inv.data, region),
+            state.decision.weight_recipe,
+            state.decision.weight_scale_format,
+            None,
+            held if len(held) > 1 else None,
+        )
         state.scales[region] = None
     waiting = state.waiting.pop(call_of(args, kwargs), None)
     if waiting is not None:
         load_scales(self, self.weight_scale_inv, waiting, *args, **kwargs)
 
 
-def load_scales(self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+def load_scales(
+    self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any
+) -> None:
     """The loader of a serialized layer's scales: they go where the codes of the same call went."""
     state: LayerState = self.fp8rt
     grid = tuple(loaded_weight.shape)
-    regions = next((regions for (shape, *call), regions in state.regions.items()
-                    if tuple(call) == call_of(args, kwargs) and tuple(map(blocks, shape)) == grid), None)
+    regions = next(
+        (
+            regions
+            for (shape, *call), regions in state.regions.items()
+            if tuple(call) == call_of(args, kwargs) and tuple(map(blocks, shape)) == grid
+        ),
+        None,
+    )
     if regions is None and param.is_meta:
         state.loader(param, loaded_weight, *args, **kwargs)
         return
@@ -127,8 +147,10 @@ def load_scales(self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch
         return
     for region in regions:
         if region.source_first[0] % BLOCK or region.source_first[1] % BLOCK:
-            raise ValueError(f"fp8rt: {state.prefix}: this rank's codes begin at {region.source_first}, inside of a "
-                             "block; a checkpoint that is quantized already cannot be cut there")
+            raise ValueError(
+                f"fp8rt: {state.prefix}: this rank's codes begin at {region.source_first}, inside of a "
+                "block; a checkpoint that is quantized already cannot be cut there"
+            )
         first = tuple(first // BLOCK for first in region.source_first)
         target = state.scale_view(param.data, region)
         target.copy_(view(loaded_weight, first, tuple(target.shape)))
@@ -143,4 +165,4 @@ def call_of(args: tuple, kwargs: dict) -> tuple:
 
 def view(tensor: torch.Tensor, first: tuple[int, int], extent: tuple[int, int]) -> torch.Tensor:
     """A box of a matrix."""
-    return tensor[first[0]:first[0] + extent[0], first[1]:first[1] + extent[1]]
+    return tensor[first[0] : first[0] + extent[0], first[1] : first[1] + extent[1]]

@@ -20,9 +20,14 @@ def tensor(value: torch.Tensor | None) -> abi.Tensor:
     pad = [0] * (3 - value.dim())
     reach = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True)) + 1
     return abi.Tensor(
-        data=value.data_ptr(), bytes=reach * value.element_size() if value.numel() else 0, dtype=DTYPES[value.dtype],
-        device=-1 if value.device.type == "cpu" else value.device.index or 0, rank=value.dim(),
-        shape=(ctypes.c_int64 * 3)(*value.shape, *pad), stride=(ctypes.c_int64 * 3)(*value.stride(), *pad))
+        data=value.data_ptr(),
+        bytes=reach * value.element_size() if value.numel() else 0,
+        dtype=DTYPES[value.dtype],
+        device=-1 if value.device.type == "cpu" else value.device.index or 0,
+        rank=value.dim(),
+        shape=(ctypes.c_int64 * 3)(*value.shape, *pad),
+        stride=(ctypes.c_int64 * 3)(*value.stride(), *pad),
+    )
 
 
 def stream(device: torch.device) -> ctypes.c_void_p:
@@ -85,18 +90,36 @@ class RefitPlan:
         self.device, self.destinations = device, destinations
         self._handle = None
         parts = [(ctypes.c_int64 * len(d.parts))(*d.parts) for d in destinations]
-        described = (abi.RefitDestination * len(destinations))(*(
-            abi.RefitDestination(
-                name=d.name.encode(), codes=tensor(d.codes), scales=tensor(d.scales),
-                part_rows=ctypes.cast(rows, ctypes.POINTER(ctypes.c_int64)) if d.parts else None,
-                num_parts=len(d.parts), flags=abi.DESTINATION_PARTLY if d.partly else 0, recipe=d.recipe,
-                scale_format=d.scale_format)
-            for d, rows in zip(destinations, parts, strict=True)))
-        regions = (abi.RefitRegion * len(boxes))(*(
-            abi.RefitRegion(source=b.source.encode(), destination=b.destination, source_first=b.source_first,
-                            extent=b.extent, destination_first=b.destination_first) for b in boxes))
-        desc = abi.RefitDesc(num_destinations=len(destinations), num_regions=len(boxes), destinations=described,
-                             regions=regions)
+        described = (abi.RefitDestination * len(destinations))(
+            *(
+                abi.RefitDestination(
+                    name=d.name.encode(),
+                    codes=tensor(d.codes),
+                    scales=tensor(d.scales),
+                    part_rows=ctypes.cast(rows, ctypes.POINTER(ctypes.c_int64)) if d.parts else None,
+                    num_parts=len(d.parts),
+                    flags=abi.DESTINATION_PARTLY if d.partly else 0,
+                    recipe=d.recipe,
+                    scale_format=d.scale_format,
+                )
+                for d, rows in zip(destinations, parts, strict=True)
+            )
+        )
+        regions = (abi.RefitRegion * len(boxes))(
+            *(
+                abi.RefitRegion(
+                    source=b.source.encode(),
+                    destination=b.destination,
+                    source_first=b.source_first,
+                    extent=b.extent,
+                    destination_first=b.destination_first,
+                )
+                for b in boxes
+            )
+        )
+        desc = abi.RefitDesc(
+            num_destinations=len(destinations), num_regions=len(boxes), destinations=described, regions=regions
+        )
         handle = ctypes.c_void_p()
         library.call("fp8rt_refit_create", context(device), ctypes.byref(desc), ctypes.byref(handle))
         self._handle = handle
@@ -113,11 +136,23 @@ class RefitPlan:
     def run(self, items: Iterable[tuple[str, torch.Tensor, torch.Tensor | None]]) -> None:
         """Enqueues names, values or codes, and scales on torch's current stream."""
         items = list(items)
-        described = (abi.RefitItem * len(items))(*(
-            abi.RefitItem(name=name.encode(), weight=tensor(weight), scales=tensor(scales))
-            for name, weight, scales in items))
-        library.call("fp8rt_refit_run", self._handle, described, ctypes.c_uint32(len(items)), None, ctypes.c_uint64(0),
-                     None, None, stream(self.device))
+        described = (abi.RefitItem * len(items))(
+            *(
+                abi.RefitItem(name=name.encode(), weight=tensor(weight), scales=tensor(scales))
+                for name, weight, scales in items
+            )
+        )
+        library.call(
+            "fp8rt_refit_run",
+            self._handle,
+            described,
+            ctypes.c_uint32(len(items)),
+            None,
+            ctypes.c_uint64(0),
+            None,
+            None,
+            stream(self.device),
+        )
 
     def finish(self, partial: bool = False) -> Receipt:
         """Raises, naming what is missing, unless every block is filled."""
@@ -143,7 +178,14 @@ class RefitPlan:
         address = ctypes.c_void_p(sums.data_ptr())
         library.call("fp8rt_refit_fingerprint", self._handle, address, stream(self.device))
         values = (abi.Fingerprint * count)()
-        library.call("fp8rt_refit_fingerprint_read", self._handle, address, ctypes.c_uint32(count), values,
-                     None, stream(self.device))
+        library.call(
+            "fp8rt_refit_fingerprint_read",
+            self._handle,
+            address,
+            ctypes.c_uint32(count),
+            values,
+            None,
+            stream(self.device),
+        )
         names = [library.text("fp8rt_refit_source_name", self._handle, ctypes.c_uint32(i)) for i in range(count)]
         return {name: value.hex() for name, value in zip(names, values, strict=True)}

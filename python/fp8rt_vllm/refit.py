@@ -1,5 +1,5 @@
-"""Refit: `load_weights(weights, model_runner)`. The first arrival of a name goes through the model's own load_weights with a
-source without memory, and what it would copy is recorded; from then on the record is replayed by the library.
+"""Refit: `load_weights(weights, model_runner)`. At its first arrival a name goes through the model's own load_weights
+with a source without memory, and what that would copy is recorded; from then on the library replays the record.
 """
 
 import dataclasses
@@ -92,8 +92,11 @@ class ModelRefit:
     def pair(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor, torch.Tensor | None]]:
         """Codes with their scales; one that comes without the other is copied and waits for it."""
         items, arrived = [], dict(weights)
-        halves = {name for name, weight in arrived.items()
-                  if name.endswith(SCALE_SUFFIX) or weight.dtype == torch.float8_e4m3fn}
+        halves = {
+            name
+            for name, weight in arrived.items()
+            if name.endswith(SCALE_SUFFIX) or weight.dtype == torch.float8_e4m3fn
+        }
         for name, weight in arrived.items():
             if name not in halves:
                 items.append((name, weight, None))
@@ -126,8 +129,10 @@ class ModelRefit:
     def _sum_of_first(self) -> Receipt:
         """The receipt of a first refit, whose buckets each had a plan."""
         info = self.plan.query()
-        sums = [sum(getattr(part, key) for part in self._first)
-                for key in ("blocks_filled", "items", "regions_written", "bytes_read", "bytes_written")]
+        sums = [
+            sum(getattr(part, key) for part in self._first)
+            for key in ("blocks_filled", "items", "regions_written", "bytes_read", "bytes_written")
+        ]
         if sums[0] != info.blocks_total:
             self.plan = None
             raise RuntimeError(f"fp8rt: {sums[0]} of {info.blocks_total} blocks are filled")
@@ -145,7 +150,9 @@ class ModelRefit:
         self.receipt = None
         for destination in self.destinations:
             if destination.codes.data_ptr() != self._address(destination.name):
-                raise RuntimeError(f"fp8rt: {destination.name} is at another address than when its refits were recorded")
+                raise RuntimeError(
+                    f"fp8rt: {destination.name} is at another address than when its refits were recorded"
+                )
         if self.plan is not None:
             self.plan.begin()
 
@@ -168,14 +175,22 @@ class ModelRefit:
         return self._model().get_parameter(name).data_ptr()
 
     def _on_device(self, items: list) -> list:
-        return [(name, weight.to(self.device, non_blocking=True),
-                 None if scales is None else scales.to(self.device, non_blocking=True)) for name, weight, scales in items]
+        return [
+            (
+                name,
+                weight.to(self.device, non_blocking=True),
+                None if scales is None else scales.to(self.device, non_blocking=True),
+            )
+            for name, weight, scales in items
+        ]
 
     def _check_shapes(self, items: list) -> None:
         """A name keeps its shape: the record is of that shape."""
         for name, weight, _ in items:
             if tuple(weight.shape) != self.record.shapes[name]:
-                raise ValueError(f"fp8rt: {name} has shape {list(weight.shape)}, and had {list(self.record.shapes[name])}")
+                raise ValueError(
+                    f"fp8rt: {name} has shape {list(weight.shape)}, and had {list(self.record.shapes[name])}"
+                )
 
     def learn(self, new: list[tuple[str, torch.Tensor]]) -> None:
         """Runs the model's load_weights on stand-ins of new names, and notes its copies."""
@@ -202,7 +217,7 @@ class ModelRefit:
         return copies
 
     def _claims(self, name: str, source: torch.Tensor) -> bool:
-        """Whether the model says that it loaded a name of which no copy was seen: then its loader computes something."""
+        """Whether the model says that it loaded a name of which no copy was seen: then its loader computes."""
         with loading.CopyRecorder():
             return bool(self._model().load_weights(iter([(name, source)])))
 
@@ -222,13 +237,17 @@ class ModelRefit:
                 return None
             if destination.state is None and source.dtype != destination.codes.dtype:
                 return None
-            boxes.append(Box(name, index, (0, *region.source_first), (1, *region.extent), (0, *region.destination_first)))
+            boxes.append(
+                Box(name, index, (0, *region.source_first), (1, *region.extent), (0, *region.destination_first))
+            )
         return boxes
 
     def _plan(self, names: list[str], partly: bool) -> RefitPlan:
         boxes = [box for name in names for box in self.record.boxes[name]]
-        used = sorted({box.destination for box in boxes} | ({i for i, d in enumerate(self.destinations)
-                                                            if d.state is not None} if not partly else set()))
+        used = sorted(
+            {box.destination for box in boxes}
+            | ({i for i, d in enumerate(self.destinations) if d.state is not None} if not partly else set())
+        )
         index = {old: new for new, old in enumerate(used)}
         described = [self.destinations[old].described(partly) for old in used]
         moved = [Box(b.source, index[b.destination], b.source_first, b.extent, b.destination_first) for b in boxes]
@@ -268,8 +287,8 @@ def receipt(model_runner: Any) -> dict[str, int] | None:
 
 
 def fingerprint(model_runner: Any) -> dict[str, str]:
-    """Of what this rank holds, 32 hexadecimal digits each: by the names of the checkpoint once a refit told them, as the
-    trainer has them; before that by this model's own names.
+    """Of what this rank holds, 32 hexadecimal digits each: by the names of the checkpoint once a refit told them, as
+    the trainer has them; before that by this model's own names.
     """
     refit = of(model_runner)
     plan = refit.plan or RefitPlan(refit.device, [d.described(False) for d in refit.destinations], [])

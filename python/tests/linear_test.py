@@ -11,8 +11,14 @@ def layer(parts: list[int], columns: int, **keys):
     """A merged layer of ours."""
     from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 
-    return MergedColumnParallelLinear(columns, parts, bias=keys.pop("bias", False), quant_config=world.config(**keys),
-                                      params_dtype=torch.bfloat16, prefix="model.layers.0.mlp.gate_up_proj")
+    return MergedColumnParallelLinear(
+        columns,
+        parts,
+        bias=keys.pop("bias", False),
+        quant_config=world.config(**keys),
+        params_dtype=torch.bfloat16,
+        prefix="model.layers.0.mlp.gate_up_proj",
+    )
 
 
 class LinearTest(unittest.TestCase):
@@ -48,9 +54,12 @@ class LinearTest(unittest.TestCase):
                         codes = torch.empty(weight.shape, dtype=torch.float8_e4m3fn)
                         scales = torch.empty(-(-weight.shape[0] // 128), -(-columns // 128))
                         torch.ops.fp8rt.quantize_weight(weight, codes, scales)
-                        self.assertTrue(torch.equal(made.weight[row:row + weight.shape[0]].view(torch.uint8),
-                                                    codes.view(torch.uint8)))
-                        self.assertTrue(torch.equal(made.weight_scale_inv[scale:scale + scales.shape[0]], scales))
+                        self.assertTrue(
+                            torch.equal(
+                                made.weight[row : row + weight.shape[0]].view(torch.uint8), codes.view(torch.uint8)
+                            )
+                        )
+                        self.assertTrue(torch.equal(made.weight_scale_inv[scale : scale + scales.shape[0]], scales))
                         row, scale = row + weight.shape[0], scale + scales.shape[0]
 
     def test_eager_and_compiled_agree(self):
@@ -84,8 +93,13 @@ class LinearTest(unittest.TestCase):
         from vllm.model_executor.layers.linear import ReplicatedLinear, UnquantizedLinearMethod
 
         with world.world():
-            made = ReplicatedLinear(256, 256, bias=False, quant_config=world.config({
-                "precision": "fp8", "num_first_layers_in_bf16": 1}), prefix="model.layers.0.mlp.down_proj")
+            made = ReplicatedLinear(
+                256,
+                256,
+                bias=False,
+                quant_config=world.config({"precision": "fp8", "num_first_layers_in_bf16": 1}),
+                prefix="model.layers.0.mlp.down_proj",
+            )
             self.assertIsInstance(made.quant_method, UnquantizedLinearMethod)
 
 

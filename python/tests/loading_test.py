@@ -12,8 +12,14 @@ from fp8rt_vllm import refit
 def row_parallel(columns: int = 512, **keys):
     from vllm.model_executor.layers.linear import RowParallelLinear
 
-    return RowParallelLinear(columns, 256, bias=False, quant_config=world.config(**keys), params_dtype=torch.bfloat16,
-                             prefix="model.layers.0.mlp.down_proj")
+    return RowParallelLinear(
+        columns,
+        256,
+        bias=False,
+        quant_config=world.config(**keys),
+        params_dtype=torch.bfloat16,
+        prefix="model.layers.0.mlp.down_proj",
+    )
 
 
 class LoadingTest(unittest.TestCase):
@@ -31,8 +37,11 @@ class LoadingTest(unittest.TestCase):
         for rank in range(2):
             with world.world(rank=rank, ranks=2):
                 made = row_parallel(520)
-                made.weight.weight_loader(made.weight, weight, )
-                mine = weight[:, 260 * rank:260 * (rank + 1)].contiguous()
+                made.weight.weight_loader(
+                    made.weight,
+                    weight,
+                )
+                mine = weight[:, 260 * rank : 260 * (rank + 1)].contiguous()
                 codes, scales = torch.empty(mine.shape, dtype=torch.float8_e4m3fn), torch.empty(2, 3)
                 torch.ops.fp8rt.quantize_weight(mine, codes, scales)
                 self.assertTrue(torch.equal(made.weight.view(torch.uint8), codes.view(torch.uint8)))
@@ -45,12 +54,22 @@ class LoadingTest(unittest.TestCase):
         weight = torch.randn(128, 256).bfloat16()
         for rank in range(4):
             with world.world(rank=rank, ranks=4):
-                made = QKVParallelLinear(256, 64, 8, 2, bias=False, quant_config=world.config(), prefix="l.0.qkv_proj",
-                                         params_dtype=torch.bfloat16)
+                made = QKVParallelLinear(
+                    256,
+                    64,
+                    8,
+                    2,
+                    bias=False,
+                    quant_config=world.config(),
+                    prefix="l.0.qkv_proj",
+                    params_dtype=torch.bfloat16,
+                )
                 made.weight.weight_loader(made.weight, weight, "k")
                 (region,) = made.fp8rt.weights
-                self.assertEqual((region.source_first, region.extent, region.destination_first),
-                                 ((64 * (rank // 2), 0), (64, 256), (128, 0)))
+                self.assertEqual(
+                    (region.source_first, region.extent, region.destination_first),
+                    ((64 * (rank // 2), 0), (64, 256), (128, 0)),
+                )
 
     def test_a_loader_that_writes_by_an_op(self):
         with world.world():
@@ -102,7 +121,7 @@ class LoadingTest(unittest.TestCase):
             made = row_parallel(serialized=True)
             codes, scales = torch.randn(256, 512).to(torch.float8_e4m3fn), torch.rand(2, 4)
             made.weight_scale_inv.weight_loader(made.weight_scale_inv, scales)
-            with self.assertRaisesRegex(RuntimeError, "1 scales have no codes"):
+            with self.assertRaisesRegex(RuntimeError, "1 scales lack codes"):
                 made.quant_method.process_weights_after_loading(made)
             made.weight.weight_loader(made.weight, codes)
             made.quant_method.process_weights_after_loading(made)

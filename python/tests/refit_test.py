@@ -13,7 +13,7 @@ from fp8rt_vllm import refit
 def buckets(weights: dict, size: int):
     names = list(weights)
     for begin in range(0, len(names), size):
-        yield [(name, weights[name]) for name in names[begin:begin + size]]
+        yield [(name, weights[name]) for name in names[begin : begin + size]]
 
 
 def fresh(seed: int, inner: int = toy.INNER) -> torch.nn.Module:

@@ -50,8 +50,11 @@ class ReloadTest(unittest.TestCase):
         with world.world():
             model = self.fresh(toy.values(1))
             before = toy.addresses(model)
-            loaders = {name: parameter.weight_loader for name, parameter in model.named_parameters()
-                       if hasattr(parameter, "weight_loader")}
+            loaders = {
+                name: parameter.weight_loader
+                for name, parameter in model.named_parameters()
+                if hasattr(parameter, "weight_loader")
+            }
             identities = {name: id(parameter) for name, parameter in model.named_parameters()}
             for seed in (2, 3):
                 reload(model, toy.values(seed).items())
@@ -69,8 +72,11 @@ class ReloadTest(unittest.TestCase):
             model = self.fresh(toy.values(1))
             initialize_layerwise_reload(model)
             model.load_weights(toy.values(2).items())
-            waiting = [name for name, module in model.named_modules()
-                       if hasattr(module, "fp8rt") and get_layerwise_info(module).can_load()]
+            waiting = [
+                name
+                for name, module in model.named_modules()
+                if hasattr(module, "fp8rt") and get_layerwise_info(module).can_load()
+            ]
             self.assertEqual(waiting, [])
 
     def test_serialized_reload(self):

@@ -1,20 +1,30 @@
-"""A small Llama-like model of vLLM's own layers, with the usual load_weights: names of a checkpoint to fused parameters."""
+"""A small Llama-like model of vLLM's own layers, with the usual load_weights."""
 
 import torch
 
 HIDDEN, HEAD, HEADS, KEYS, INNER, VOCABULARY = 256, 64, 4, 2, 384, 320
-STACKED = (("qkv_proj", "q_proj", "q"), ("qkv_proj", "k_proj", "k"), ("qkv_proj", "v_proj", "v"),
-           ("gate_up_proj", "gate_proj", 0), ("gate_up_proj", "up_proj", 1))
+STACKED = (
+    ("qkv_proj", "q_proj", "q"),
+    ("qkv_proj", "k_proj", "k"),
+    ("qkv_proj", "v_proj", "v"),
+    ("gate_up_proj", "gate_proj", 0),
+    ("gate_up_proj", "up_proj", 1),
+)
 
 
 def shapes(inner: int = INNER) -> dict[str, tuple[int, ...]]:
     """Names of the checkpoint."""
     found = {"embed.weight": (VOCABULARY, HIDDEN), "norm.weight": (HIDDEN,)}
     for layer in range(2):
-        for name, shape in {"self_attn.q_proj": (HEADS * HEAD, HIDDEN), "self_attn.k_proj": (KEYS * HEAD, HIDDEN),
-                            "self_attn.v_proj": (KEYS * HEAD, HIDDEN), "self_attn.o_proj": (HIDDEN, HEADS * HEAD),
-                            "mlp.gate_proj": (inner, HIDDEN), "mlp.up_proj": (inner, HIDDEN),
-                            "mlp.down_proj": (HIDDEN, inner)}.items():
+        for name, shape in {
+            "self_attn.q_proj": (HEADS * HEAD, HIDDEN),
+            "self_attn.k_proj": (KEYS * HEAD, HIDDEN),
+            "self_attn.v_proj": (KEYS * HEAD, HIDDEN),
+            "self_attn.o_proj": (HIDDEN, HEADS * HEAD),
+            "mlp.gate_proj": (inner, HIDDEN),
+            "mlp.up_proj": (inner, HIDDEN),
+            "mlp.down_proj": (HIDDEN, inner),
+        }.items():
             found[f"layers.{layer}.{name}.weight"] = shape
         found[f"layers.{layer}.self_attn.q_proj.bias"] = (HEADS * HEAD,)
         found[f"layers.{layer}.self_attn.k_proj.bias"] = (KEYS * HEAD,)
@@ -44,8 +54,9 @@ def make(config, inner: int = INNER, tp: dict | None = None) -> torch.nn.Module:
     class Mlp(torch.nn.Module):
         def __init__(self, prefix: str):
             super().__init__()
-            self.gate_up_proj = MergedColumnParallelLinear(HIDDEN, [inner, inner], bias=False,
-                                                           prefix=f"{prefix}.gate_up_proj", **keys)
+            self.gate_up_proj = MergedColumnParallelLinear(
+                HIDDEN, [inner, inner], bias=False, prefix=f"{prefix}.gate_up_proj", **keys
+            )
             self.down_proj = RowParallelLinear(inner, HIDDEN, bias=False, prefix=f"{prefix}.down_proj", **keys)
 
     class Layer(torch.nn.Module):
@@ -92,7 +103,9 @@ def processed(model: torch.nn.Module) -> torch.nn.Module:
 
 def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Copies of all parameters and of the scales beside them, as bytes."""
-    return {name: tensor.detach().contiguous().view(-1).view(torch.uint8).clone() for name, tensor in tensors(model).items()}
+    return {
+        name: tensor.detach().contiguous().view(-1).view(torch.uint8).clone() for name, tensor in tensors(model).items()
+    }
 
 
 def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

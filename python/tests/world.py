@@ -28,6 +28,18 @@ def world(load_format: str = "auto", rank: int = 0, ranks: int = 1):
         yield config
 
 
+def distributed() -> None:
+    """The process groups of one rank, for models that ask for them; once a process."""
+    import tempfile
+
+    from vllm.distributed import init_distributed_environment, initialize_model_parallel, parallel_state
+
+    if parallel_state._TP is None:
+        file = tempfile.NamedTemporaryFile(delete=False)  # noqa: SIM115
+        init_distributed_environment(1, 0, f"file://{file.name}", 0, "gloo")
+        initialize_model_parallel(1, 1)
+
+
 def config(settings: dict | None = None, **keys):
     """A configuration of the plugin, as a checkpoint's or a user's keys make it."""
     from fp8rt_vllm.config import Fp8rtConfig
