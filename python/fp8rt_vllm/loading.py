@@ -1,5 +1,6 @@
 """Weight loaders around vLLM's own: its copies are recorded with a source without memory, and quantized into place."""
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -7,13 +8,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .layer import BLOCK, LayerState, Region, blocks
 
+PADDING = (torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default)
+
 
 class CopyRecorder(TorchDispatchMode):
-    """Holds back every copy from a meta tensor, and notes it as (destination, source). Other ops run."""
+    """Holds back every copy from a meta tensor, and notes it as (destination, source). Other ops run, but not those
+    that compute what they write to a protected storage: `computed` counts them. Filling with a constant is padding.
+    """
 
-    def __init__(self):
+    def __init__(self, protected: Collection[int] = ()):
         super().__init__()
+        self.protected = protected
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.computed = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -23,7 +30,18 @@ class CopyRecorder(TorchDispatchMode):
         if func is torch.ops.aten._to_copy.default and args[0].is_meta and kwargs.get("dtype") in (None, args[0].dtype):
             # To another device: the stand-in stays what it is.
             return args[0].detach()
+        if func._schema.is_mutable and func not in PADDING and self._is_protected(args):
+            self.computed += 1
+            return args[0]
         return func(*args, **kwargs)
+
+    def _is_protected(self, args: tuple) -> bool:
+        target = args[0] if args else None
+        return (
+            isinstance(target, torch.Tensor)
+            and not target.is_meta
+            and target.untyped_storage().data_ptr() in self.protected
+        )
 
 
 class CastGuard(TorchDispatchMode):
@@ -78,7 +96,8 @@ def record(
     """The copies that vLLM's loader makes for this call, recorded at the first one."""
     key = (tuple(loaded_weight.shape), args, tuple(sorted(kwargs.items())))
     if key not in state.regions:
-        source = stand_in(loaded_weight)
+        # Of the codes' type: vLLM warns of loaders that cast.
+        source = torch.empty(loaded_weight.shape, dtype=param.dtype, device="meta")
         with CopyRecorder() as recorder:
             state.loader(param, source, *args, **kwargs)
         if not recorder.copies:

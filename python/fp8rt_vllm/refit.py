@@ -49,6 +49,8 @@ class ModelRefit:
         self._first: list[Receipt] = []
         self._arrived: set[str] = set()
         self._open = False
+        # Parameters that vLLM's own loader fills, as it says.
+        self._by_loader: set[str] = set()
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """One bucket. Everything is enqueued on torch's current stream when this returns."""
@@ -66,7 +68,7 @@ class ModelRefit:
         direct = [(name, weight) for name, weight, _ in items if name in self.record.direct]
         if direct:
             with loading.CastGuard(self._fp8):
-                self._model().load_weights(iter(direct))
+                self._by_loader.update(self._model().load_weights(iter(direct)) or ())
         if self.plan is not None and self._complete():
             self._close(self.plan.finish())
 
@@ -121,10 +123,20 @@ class ModelRefit:
         if self.plan is not None:
             self._close(self.plan.finish())
         else:
+            self._check_names()
             # Refused by the library if something of an FP8 weight is not filled by any name.
             self.plan = self._plan(list(self.record.boxes), False)
             self._close(self._sum_of_first())
         return self.receipt
+
+    def _check_names(self) -> None:
+        """Every parameter is filled by some name: a start with dummy weights leaves none that may stay."""
+        filled = {box.destination for boxes in self.record.boxes.values() for box in boxes}
+        for index, destination in enumerate(self.destinations):
+            if destination.name in self._by_loader and destination.state is not None:
+                destination.state.check(False)
+            elif index not in filled and destination.name not in self._by_loader:
+                raise RuntimeError(f"fp8rt: nothing that arrived fills {destination.name}")
 
     def _sum_of_first(self) -> Receipt:
         """The receipt of a first refit, whose buckets each had a plan."""
@@ -195,30 +207,37 @@ class ModelRefit:
     def learn(self, new: list[tuple[str, torch.Tensor]]) -> None:
         """Runs the model's load_weights on stand-ins of new names, and notes its copies."""
         sources = {name: loading.stand_in(weight) for name, weight in new}
-        copies = self._recorded(sources)
+        copies, computed = self._recorded(sources)
+        if computed and len(new) > 1:
+            # Which of them it was is told by asking for one at a time.
+            for one in new:
+                self.learn([one])
+            return
         for name, weight in new:
             self.record.shapes[name] = tuple(weight.shape)
             self.record.boxes[name] = []
-            boxes = self._boxes(name, sources[name], copies.get(name, []))
+            boxes = None if computed else self._boxes(name, sources[name], copies.get(name, []))
             if boxes is None or (not boxes and self._claims(name, sources[name])):
                 self.record.direct.add(name)
             else:
                 self.record.boxes[name] = boxes
 
-    def _recorded(self, sources: dict[str, torch.Tensor]) -> dict[str, list]:
+    def _recorded(self, sources: dict[str, torch.Tensor]) -> tuple[dict[str, list], bool]:
+        """The copies by name, and whether something was computed before it was written."""
         names = {source.untyped_storage()._cdata: name for name, source in sources.items()}
-        with loading.CopyRecorder() as recorder:
+        with loading.CopyRecorder(self._by_storage) as recorder:
             self._model().load_weights(iter(sources.items()))
         copies: dict[str, list] = {}
+        computed = recorder.computed > 0
         for to, come in recorder.copies:
             name = names.get(come.untyped_storage()._cdata)
-            if name is not None:
-                copies.setdefault(name, []).append((to, come))
-        return copies
+            computed = computed or name is None
+            copies.setdefault(name, []).append((to, come))
+        return copies, computed
 
     def _claims(self, name: str, source: torch.Tensor) -> bool:
         """Whether the model says that it loaded a name of which no copy was seen: then its loader computes."""
-        with loading.CopyRecorder():
+        with loading.CopyRecorder(self._by_storage):
             return bool(self._model().load_weights(iter([(name, source)])))
 
     def _boxes(self, name: str, source: torch.Tensor, copies: list) -> list[Box] | None:
@@ -244,12 +263,10 @@ class ModelRefit:
 
     def _plan(self, names: list[str], partly: bool) -> RefitPlan:
         boxes = [box for name in names for box in self.record.boxes[name]]
-        used = sorted(
-            {box.destination for box in boxes}
-            | ({i for i, d in enumerate(self.destinations) if d.state is not None} if not partly else set())
-        )
+        used = sorted({box.destination for box in boxes})
         index = {old: new for new, old in enumerate(used)}
-        described = [self.destinations[old].described(partly) for old in used]
+        found = [self.destinations[old] for old in used]
+        described = [destination.described(partly or destination.name in self._by_loader) for destination in found]
         moved = [Box(b.source, index[b.destination], b.source_first, b.extent, b.destination_first) for b in boxes]
         return RefitPlan(self.device, described, moved)
 

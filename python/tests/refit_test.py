@@ -107,6 +107,49 @@ class RefitTest(unittest.TestCase):
                 refit.receipt(model)
                 assert torch.equal(model.norm.weight, -weights["norm.weight"])
 
+    def test_transforms_after_the_copy_are_kept(self):
+        """vLLM's composed loaders copy and then compute in place: recorded alone the copy would be wrong."""
+        from vllm.model_executor.model_loader.weight_utils import composed_weight_loader, default_weight_loader
+
+        with world.world("dummy"):
+            model = toy.processed(toy.make(world.config()))
+            loader = composed_weight_loader(default_weight_loader, lambda weight: -2 * weight)
+            model.norm.weight.weight_loader = loader
+            for seed in (1, 2, 3):
+                weights = toy.values(seed)
+                refit.load_weights(weights.items(), model)
+                refit.receipt(model)
+                self.assertEqual(refit.of(model).record.direct, {"norm.weight"})
+                self.assertTrue(torch.equal(model.norm.weight, -2 * weights["norm.weight"]))
+
+    def test_a_loader_that_computes_fp8_weights(self):
+        with world.world("dummy"):
+            model, plain = (toy.processed(toy.make(world.config())) for _ in range(2))
+            weight = model.layers[0].self_attn.qkv_proj.weight
+            loader = weight.weight_loader
+            weight.weight_loader = lambda param, loaded, shard: loader(param, loaded * 2, shard)
+            for seed in (1, 2):
+                weights = toy.values(seed)
+                refit.load_weights(weights.items(), model)
+                refit.receipt(model)
+                for part in "qkv":
+                    name = f"layers.0.self_attn.{part}_proj.weight"
+                    weights[name] = weights[name] * 2
+                refit.load_weights(weights.items(), plain)
+                refit.receipt(plain)
+                self.assertEqual(toy.same(toy.state(model), toy.state(plain)), [])
+
+    def test_what_is_kept_must_arrive_too(self):
+        with world.world("dummy"):
+            model = toy.processed(toy.make(world.config()))
+            weights = toy.values(1)
+            norm = weights.pop("norm.weight")
+            refit.load_weights(weights.items(), model)
+            with self.assertRaisesRegex(RuntimeError, "nothing that arrived fills norm.weight"):
+                refit.receipt(model)
+            refit.load_weights([("norm.weight", norm)], model)
+            refit.receipt(model)
+
     def test_trained_in_float32_casts_what_is_kept(self):
         with world.world("dummy"):
             model = toy.processed(toy.make(world.config()))
