@@ -57,8 +57,10 @@ def version() -> str:
 
 class BuildPackage(build_py):
     def run(self) -> None:
-        super().run()
         package = pathlib.Path(self.build_lib, "fp8rt_vllm")
+        # What a build before left there would get into this wheel.
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
         shutil.copy(build_library(), package / "libfp8rt.so.0")
         for path in BESIDE:
             shutil.copy(ROOT / path, package)

@@ -1,5 +1,5 @@
-"""The ranks of a model compare their set-up once, before the model is built. Each process does it at its first layer, and
-never again: ranks may make a different number of configurations, and a comparison needs all of them.
+"""The ranks of a model compare their set-up once, before the model is built. Each process does it at its first layer,
+and never again: ranks may make a different number of configurations, and a comparison needs all of them.
 """
 
 import functools

@@ -126,8 +126,8 @@ def quantization_config(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment(settings: Mapping[str, Any]) -> dict[str, str]:
-    """DeepGEMM is off for vLLM's own layers as well where the settings say so. Scales stay as they were made: vLLM would
-    round them to powers of two, and quantize the weights once more."""
+    """DeepGEMM is off for vLLM's own layers as well where the settings say so. Scales stay as they were made: vLLM
+    would round them to powers of two, and quantize the weights once more."""
     result = {"VLLM_USE_DEEP_GEMM_E8M0": "0"}
     inner = settings.get(METHOD) or {}
     allowed = settings.get("use_deep_gemm", inner.get("use_deep_gemm"))
@@ -187,7 +187,7 @@ def merged_quantization(user: Mapping[str, Any] | None, own: dict[str, Any]) -> 
 
 
 def keep_rule(name: str) -> dict[str, str]:
-    """An entry of `ignore` may be a regular expression from the beginning of a name on; a rule's is of the whole name."""
+    """An entry of `ignore` may be a regular expression from a name's beginning on; a rule's is of the whole name."""
     if name.startswith("re:"):
         return {"regex": f"(?:{name.removeprefix('re:')}).*", "decision": "keep"}
     return {"name": name, "decision": "keep"}

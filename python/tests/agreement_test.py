@@ -15,10 +15,11 @@ RANKS = 3
 def rank_main(rank, port, settings, environment, queue):
     """As a worker: its environment, vLLM's groups, then the first layer."""
     os.environ.update(environment)
-    from fp8rt_vllm.config import Fp8rtConfig
     from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
     from vllm.distributed import init_distributed_environment
     from vllm.model_executor.layers.linear import LinearBase
+
+    from fp8rt_vllm.config import Fp8rtConfig
 
     try:
         with set_current_vllm_config(VllmConfig(device_config=DeviceConfig(device="cpu")), check_compile=False):

@@ -11,13 +11,14 @@ import tempfile
 import unittest
 from unittest import mock
 
-from fp8rt_vllm import agreement, plugin
-from fp8rt_vllm.settings import vllm_kwargs
 from vllm.config import DeviceConfig, ModelConfig, VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization import get_quantization_config
 from vllm.model_executor.layers.quantization.fp8 import Fp8Config
+
+from fp8rt_vllm import agreement, plugin
+from fp8rt_vllm.settings import vllm_kwargs
 
 plugin.register()
 from fp8rt_vllm.config import Fp8rtConfig, Fp8TakeOverConfig  # noqa: E402
@@ -124,7 +125,8 @@ class Made(InVllm):
         for value in ("0", "1"):
             with mock.patch.dict(os.environ, {"VLLM_BATCH_INVARIANT": value}):
                 self.assertEqual(Fp8rtConfig({"precision": "fp8"}).batch_invariant, value == "1")
-        self.assertTrue(Fp8rtConfig.from_config({"settings": {"precision": "fp8"}, "batch_invariant": True}).batch_invariant)
+        config = Fp8rtConfig.from_config({"settings": {"precision": "fp8"}, "batch_invariant": True})
+        self.assertTrue(config.batch_invariant)
 
     def test_prefixes_of_the_engine(self):
         from vllm.model_executor.models.utils import WeightsMapper
@@ -175,7 +177,8 @@ class Checkpoints(InVllm):
             self.write({"quantization_config": PER_TENSOR})
             self.assertIs(type(self.vllm_config().quant_config), Fp8Config)
         self.assertIs(get_quantization_config("fp8"), Fp8Config)
-        with mock.patch.dict(os.environ, {plugin.TAKE_OVER: "yes"}), self.assertRaisesRegex(ValueError, plugin.TAKE_OVER):
+        unclear = mock.patch.dict(os.environ, {plugin.TAKE_OVER: "yes"})
+        with unclear, self.assertRaisesRegex(ValueError, plugin.TAKE_OVER):
             plugin.register()
 
 
@@ -196,7 +199,7 @@ def model():
         )
 
     def test_the_method_is_unknown(self):
-        done = self.start("model()")
+        done = self.start("model()", VLLM_PLUGINS="another")
         self.assertNotEqual(done.returncode, 0)
         self.assertRegex(done.stderr, "Unknown quantization method: fp8rt|Input should be")
 

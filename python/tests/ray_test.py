@@ -9,13 +9,14 @@ import pickle
 import socket
 import sys
 import tempfile
-import tomllib
 import unittest
 
 import ray
-from fp8rt_vllm import plugin
+import tomllib
 from ray.cluster_utils import Cluster
 from vllm.ray.ray_env import get_env_vars_to_copy
+
+from fp8rt_vllm import plugin
 
 HERE = pathlib.Path(__file__).resolve().parent
 RANKS = 2
