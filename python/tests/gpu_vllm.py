@@ -53,6 +53,10 @@ ENVIRONMENT = {
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
     "VLLM_DEEP_GEMM_WARMUP": "skip",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # No NVLink multicast: a host that is shared may not survive it.
+    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NCCL_NVLS_ENABLE": "0",
 }
 
 
