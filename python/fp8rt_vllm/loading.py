@@ -1,0 +1,187 @@
+"""Weight loaders around vLLM's own: its copies are recorded with a source without memory, and quantized into place."""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .layer import BLOCK, LayerState, Region, blocks
+
+PADDING = (torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default)
+
+
+class CopyRecorder(TorchDispatchMode):
+    """Holds back every copy from a meta tensor, and notes it as (destination, source). Other ops run, but not those
+    that compute what they write to a protected storage: `computed` counts them. Filling with a constant is padding.
+    """
+
+    def __init__(self, protected: Collection[int] = ()):
+        super().__init__()
+        self.protected = protected
+        self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.computed = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten.copy_.default and args[1].is_meta:
+            self.copies.append((args[0], args[1]))
+            return args[0]
+        if func is torch.ops.aten._to_copy.default and args[0].is_meta and kwargs.get("dtype") in (None, args[0].dtype):
+            # To another device: the stand-in stays what it is.
+            return args[0].detach()
+        if func._schema.is_mutable and func not in PADDING and self._is_protected(args):
+            self.computed += 1
+            return args[0]
+        return func(*args, **kwargs)
+
+    def _is_protected(self, args: tuple) -> bool:
+        target = args[0] if args else None
+        return (
+            isinstance(target, torch.Tensor)
+            and not target.is_meta
+            and target.untyped_storage().data_ptr() in self.protected
+        )
+
+
+class CastGuard(TorchDispatchMode):
+    """Refuses a copy of values into codes: torch would cast them without a scale. `codes`: storage to name."""
+
+    def __init__(self, codes: dict[int, str]):
+        super().__init__()
+        self.codes = codes
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.copy_.default and args[0].dtype == torch.float8_e4m3fn != args[1].dtype:
+            name = None if args[0].is_meta else self.codes.get(args[0].untyped_storage().data_ptr())
+            if name is not None:
+                raise RuntimeError(f"fp8rt: {name}: a loader casts {args[1].dtype} to codes without scales")
+        return func(*args, **(kwargs or {}))
+
+
+def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+    """A packed tensor of the same shape and type without memory."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def box(part: torch.Tensor, whole: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """First (row, column) and extents of a view of a packed matrix or vector; None if it is no box of the same axes."""
+    if whole.dim() > 2 or part.dim() > 2 or not whole.is_contiguous() or not part.numel():
+        return None
+    columns = matrix(whole)[0][1]
+    extent, stride = matrix(part)
+    offset = part.storage_offset() - whole.storage_offset()
+    first = (offset // columns, offset % columns)
+    straight = (extent[0] == 1 or stride[0] == columns) and (extent[1] == 1 or stride[1] == 1)
+    return (first, extent) if straight and first[1] + extent[1] <= columns else None
+
+
+def matrix(tensor: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Extents and strides as (rows, columns): a vector is one row."""
+    missing = 2 - tensor.dim()
+    return (1,) * missing + tuple(tensor.shape), (0,) * missing + tuple(tensor.stride())
+
+
+def region_of(destination: torch.Tensor, parameter: torch.Tensor, source: torch.Tensor, whole: torch.Tensor) -> Region:
+    """What a copy does, or ValueError."""
+    to, come = box(destination, parameter), box(source, whole)
+    if to is None or come is None or to[1] != come[1]:
+        raise ValueError("the loader copies something that is not a box of the tensor")
+    return Region(come[0], to[1], to[0])
+
+
+def record(
+    state: LayerState, param: torch.Tensor, loaded_weight: torch.Tensor, args: tuple, kwargs: dict
+) -> list[Region]:
+    """The copies that vLLM's loader makes for this call, recorded at the first one."""
+    key = (tuple(loaded_weight.shape), args, tuple(sorted(kwargs.items())))
+    if key not in state.regions:
+        # Of the codes' type: vLLM warns of loaders that cast.
+        source = torch.empty(loaded_weight.shape, dtype=param.dtype, device="meta")
+        with CopyRecorder() as recorder:
+            state.loader(param, source, *args, **kwargs)
+        if not recorder.copies:
+            raise RuntimeError(
+                f"fp8rt: {state.prefix}: the weight loader copied nothing; one that writes by another "
+                "op cannot be quantized"
+            )
+        state.regions[key] = [region_of(to, param.data, come, source) for to, come in recorder.copies]
+    return state.regions[key]
+
+
+def load_weight(
+    self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any
+) -> None:
+    """The loader of a layer's weight: values are quantized, codes copied. A parameter on meta is counted by vLLM."""
+    state: LayerState = self.fp8rt
+    if param.is_meta or loaded_weight.is_meta:
+        state.loader(param, loaded_weight, *args, **kwargs)
+        return
+    regions = record(state, param, loaded_weight, args, kwargs)
+    codes = loaded_weight.dtype == torch.float8_e4m3fn
+    if not codes and loaded_weight.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        raise TypeError(f"fp8rt: {state.prefix}: a weight of {loaded_weight.dtype}")
+    for region in regions:
+        source = view(loaded_weight, region.source_first, region.extent).to(param.device)
+        target = view(param.data, region.destination_first, region.extent)
+        state.weights[region] = None
+        if codes:
+            target.copy_(source)
+            continue
+        held = state.block_rows(region)[2]
+        torch.ops.fp8rt.quantize_weight(
+            source,
+            target,
+            state.scale_view(self.weight_scale_inv.data, region),
+            state.decision.weight_recipe,
+            state.decision.weight_scale_format,
+            None,
+            held if len(held) > 1 else None,
+        )
+        state.scales[region] = None
+    waiting = state.waiting.pop(call_of(args, kwargs), None)
+    if waiting is not None:
+        load_scales(self, self.weight_scale_inv, waiting, *args, **kwargs)
+
+
+def load_scales(
+    self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any
+) -> None:
+    """The loader of a serialized layer's scales: they go where the codes of the same call went."""
+    state: LayerState = self.fp8rt
+    grid = tuple(loaded_weight.shape)
+    regions = next(
+        (
+            regions
+            for (shape, *call), regions in state.regions.items()
+            if tuple(call) == call_of(args, kwargs) and tuple(map(blocks, shape)) == grid
+        ),
+        None,
+    )
+    if regions is None and param.is_meta:
+        state.loader(param, loaded_weight, *args, **kwargs)
+        return
+    if regions is None:
+        state.waiting[call_of(args, kwargs)] = loaded_weight.clone()
+        return
+    for region in regions:
+        if region.source_first[0] % BLOCK or region.source_first[1] % BLOCK:
+            raise ValueError(
+                f"fp8rt: {state.prefix}: this rank's codes begin at {region.source_first}, inside of a "
+                "block; a checkpoint that is quantized already cannot be cut there"
+            )
+        first = tuple(first // BLOCK for first in region.source_first)
+        target = state.scale_view(param.data, region)
+        target.copy_(view(loaded_weight, first, tuple(target.shape)))
+        if not param.is_meta:
+            state.scales[region] = None
+
+
+def call_of(args: tuple, kwargs: dict) -> tuple:
+    """What tells one call of a loader from another."""
+    return args, tuple(sorted(kwargs.items()))
+
+
+def view(tensor: torch.Tensor, first: tuple[int, int], extent: tuple[int, int]) -> torch.Tensor:
+    """A box of a matrix."""
+    return tensor[first[0] : first[0] + extent[0], first[1] : first[1] + extent[1]]

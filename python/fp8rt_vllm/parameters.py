@@ -1,0 +1,55 @@
+"""A model's parameters as a refit plan sees them."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .layer import LayerState
+from .plan import DTYPES, Destination
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter at its address. `state` None: it is kept as the trainer has it."""
+
+    name: str
+    codes: torch.Tensor
+    scales: torch.Tensor | None
+    state: LayerState | None
+
+    def described(self, partly: bool) -> Destination:
+        """For a plan. What is kept may have padding that no name fills (a vocabulary)."""
+        if self.state is None:
+            return Destination(self.name, self.codes, partly=True)
+        decision = self.state.decision
+        return Destination(
+            self.name,
+            self.codes,
+            self.scales,
+            tuple(self.state.parts),
+            decision.weight_recipe,
+            decision.weight_scale_format,
+            partly,
+        )
+
+
+def kept(data: torch.Tensor) -> bool:
+    """Whether the library can copy it as it is; vLLM's own loader takes the rest."""
+    return data.dtype in DTYPES and data.dtype != torch.float8_e4m3fn and 0 < data.dim() <= 3 and data.is_contiguous()
+
+
+def parameters(model: torch.nn.Module) -> list[Parameter]:
+    """Those that the library can fill. The scales of a layer of ours belong to its codes."""
+    layers = {
+        f"{prefix}.weight" if prefix else "weight": module
+        for prefix, module in model.named_modules()
+        if isinstance(getattr(module, "fp8rt", None), LayerState)
+    }
+    found = []
+    for name, parameter in model.named_parameters():
+        data, layer = parameter.data, layers.get(name)
+        if layer is not None:
+            found.append(Parameter(name, data, layer.weight_scale_inv.detach(), layer.fp8rt))
+        elif kept(data) and name.removesuffix("_scale_inv") not in layers:
+            found.append(Parameter(name, data, None, None))
+    return found

@@ -1,0 +1,312 @@
+"""Refit: `load_weights(weights, model_runner)`. At its first arrival a name goes through the model's own load_weights
+with a source without memory, and what that would copy is recorded; from then on the library replays the record.
+"""
+
+import dataclasses
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from vllm.logger import init_logger
+
+from . import loading
+from .parameters import parameters
+from .plan import Box, Receipt, RefitPlan
+
+logger = init_logger(f"vllm.{__name__}")
+
+SCALE_SUFFIX = "_scale_inv"
+_REFITS: "weakref.WeakKeyDictionary[torch.nn.Module, ModelRefit]" = weakref.WeakKeyDictionary()
+
+
+class Record:
+    """What the model's loader does with each name of a checkpoint."""
+
+    def __init__(self):
+        # Name to boxes; sources as (name, shape).
+        self.boxes: dict[str, list[Box]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        # Names whose loader computes, reshapes or casts: it runs every time.
+        self.direct: set[str] = set()
+
+
+class ModelRefit:
+    """The refit of one model on one rank."""
+
+    def __init__(self, model: torch.nn.Module):
+        self._model = weakref.ref(model)
+        self.record = Record()
+        self.destinations = parameters(model)
+        self._by_storage = {d.codes.untyped_storage().data_ptr(): i for i, d in enumerate(self.destinations)}
+        self._fp8 = {d.codes.untyped_storage().data_ptr(): d.name for d in self.destinations if d.state is not None}
+        self.device = self.destinations[0].codes.device
+        # Codes without scales, and scales without codes, until the other arrives.
+        self._waiting: dict[str, torch.Tensor] = {}
+        self.plan: RefitPlan | None = None
+        self.receipt: Receipt | None = None
+        # The first refit: names that came, and plans of single buckets.
+        self._first: list[Receipt] = []
+        self._arrived: set[str] = set()
+        self._open = False
+        # Parameters that vLLM's own loader fills, as it says.
+        self._by_loader: set[str] = set()
+
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """One bucket. Everything is enqueued on torch's current stream when this returns."""
+        items = self.pair(weights)
+        if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
+            self.finish()
+        if not self._open:
+            self._begin()
+        new = [(name, weight) for name, weight, _ in items if name not in self.record.shapes]
+        if new:
+            self._grow(new)
+        self._check_shapes(items)
+        self._arrived.update(name for name, _, _ in items)
+        self._run([item for item in items if self.record.boxes[item[0]]])
+        direct = [(name, weight) for name, weight, _ in items if name in self.record.direct]
+        if direct:
+            with loading.CastGuard(self._fp8):
+                self._by_loader.update(self._model().load_weights(iter(direct)) or ())
+        if self.plan is not None and self._complete():
+            self._close(self.plan.finish())
+
+    def _grow(self, new: list[tuple[str, torch.Tensor]]) -> None:
+        """Names that no refit had. Not amid one that is counted by a plan of all names."""
+        if self.plan is not None and self._arrived:
+            raise RuntimeError(f"fp8rt: {new[0][0]} came amid a refit, and no earlier one had it")
+        self.learn(new)
+        self.plan = None
+
+    def _run(self, items: list) -> None:
+        if not items:
+            return
+        if self.plan is None:
+            # Not all names are known yet: a plan of this bucket.
+            plan = self._plan([name for name, _, _ in items], True)
+            plan.begin()
+            plan.run(self._on_device(items))
+            self._first.append(plan.finish())
+        else:
+            self.plan.run(self._on_device(items))
+
+    def pair(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor, torch.Tensor | None]]:
+        """Codes with their scales; one that comes without the other is copied and waits for it."""
+        items, arrived = [], dict(weights)
+        halves = {
+            name
+            for name, weight in arrived.items()
+            if name.endswith(SCALE_SUFFIX) or weight.dtype == torch.float8_e4m3fn
+        }
+        for name, weight in arrived.items():
+            if name not in halves:
+                items.append((name, weight, None))
+        for name in halves:
+            codes, scales = name.removesuffix(SCALE_SUFFIX), name.removesuffix(SCALE_SUFFIX) + SCALE_SUFFIX
+            both = [arrived[half] if half in arrived else self._waiting.pop(half, None) for half in (codes, scales)]
+            if both[0] is None or both[1] is None:
+                self._waiting[name] = arrived[name].clone()
+            elif name == codes or codes not in halves:
+                items.append((codes, *both))
+        return items
+
+    def finish(self) -> Receipt:
+        """Ends a refit; raises, naming what is missing. After the last bucket completed it: its receipt again."""
+        if not self._open:
+            if self.receipt is None:
+                raise RuntimeError("fp8rt: no refit was begun")
+            return self.receipt
+        missing = sorted(self._waiting) or sorted(self.record.direct - self._arrived)
+        if missing:
+            raise RuntimeError(f"fp8rt: {missing[0]} did not arrive whole, of {len(missing)} that did not")
+        if self.plan is not None:
+            self._close(self.plan.finish())
+        else:
+            self._check_names()
+            # Refused by the library if something of an FP8 weight is not filled by any name.
+            self.plan = self._plan(list(self.record.boxes), False)
+            self._close(self._sum_of_first())
+        return self.receipt
+
+    def _check_names(self) -> None:
+        """Every parameter is filled by some name: a start with dummy weights leaves none that may stay."""
+        filled = {box.destination for boxes in self.record.boxes.values() for box in boxes}
+        for index, destination in enumerate(self.destinations):
+            if destination.name in self._by_loader and destination.state is not None:
+                destination.state.check(False)
+            elif index not in filled and destination.name not in self._by_loader:
+                raise RuntimeError(f"fp8rt: nothing that arrived fills {destination.name}")
+
+    def _sum_of_first(self) -> Receipt:
+        """The receipt of a first refit, whose buckets each had a plan."""
+        info = self.plan.query()
+        sums = [
+            sum(getattr(part, key) for part in self._first)
+            for key in ("blocks_filled", "items", "regions_written", "bytes_read", "bytes_written")
+        ]
+        if sums[0] != info.blocks_total:
+            self.plan = None
+            raise RuntimeError(f"fp8rt: {sums[0]} of {info.blocks_total} blocks are filled")
+        return Receipt(info.num_destinations, info.num_destinations, sums[0], info.blocks_total, *sums[1:])
+
+    def begin(self) -> None:
+        """Gives up an open refit, so that everything is awaited again."""
+        self._open = False
+        self._waiting.clear()
+
+    def _begin(self) -> None:
+        self._first.clear()
+        self._arrived.clear()
+        self._open = True
+        self.receipt = None
+        for destination in self.destinations:
+            if destination.codes.data_ptr() != self._address(destination.name):
+                raise RuntimeError(
+                    f"fp8rt: {destination.name} is at another address than when its refits were recorded"
+                )
+        if self.plan is not None:
+            self.plan.begin()
+
+    def _close(self, receipt: Receipt) -> None:
+        self.receipt, self._open = receipt, False
+        for destination in self.destinations:
+            if destination.state is not None:
+                destination.state.filled()
+
+    def _complete(self) -> bool:
+        info = self.plan.query()
+        return info.blocks_filled == info.blocks_total and self.record.direct <= self._arrived
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a refit."""
+        return self._open or self.receipt is not None
+
+    def _address(self, name: str) -> int:
+        return self._model().get_parameter(name).data_ptr()
+
+    def _on_device(self, items: list) -> list:
+        return [
+            (
+                name,
+                weight.to(self.device, non_blocking=True),
+                None if scales is None else scales.to(self.device, non_blocking=True),
+            )
+            for name, weight, scales in items
+        ]
+
+    def _check_shapes(self, items: list) -> None:
+        """A name keeps its shape: the record is of that shape."""
+        for name, weight, _ in items:
+            if tuple(weight.shape) != self.record.shapes[name]:
+                raise ValueError(
+                    f"fp8rt: {name} has shape {list(weight.shape)}, and had {list(self.record.shapes[name])}"
+                )
+
+    def learn(self, new: list[tuple[str, torch.Tensor]]) -> None:
+        """Runs the model's load_weights on stand-ins of new names, and notes its copies."""
+        sources = {name: loading.stand_in(weight) for name, weight in new}
+        copies, computed = self._recorded(sources)
+        if computed and len(new) > 1:
+            # Which of them it was is told by asking for one at a time.
+            for one in new:
+                self.learn([one])
+            return
+        for name, weight in new:
+            self.record.shapes[name] = tuple(weight.shape)
+            self.record.boxes[name] = []
+            boxes = None if computed else self._boxes(name, sources[name], copies.get(name, []))
+            if boxes is None or (not boxes and self._claims(name, sources[name])):
+                self.record.direct.add(name)
+            else:
+                self.record.boxes[name] = boxes
+
+    def _recorded(self, sources: dict[str, torch.Tensor]) -> tuple[dict[str, list], bool]:
+        """The copies by name, and whether something was computed before it was written."""
+        names = {source.untyped_storage()._cdata: name for name, source in sources.items()}
+        with loading.CopyRecorder(self._by_storage) as recorder:
+            self._model().load_weights(iter(sources.items()))
+        copies: dict[str, list] = {}
+        computed = recorder.computed > 0
+        for to, come in recorder.copies:
+            name = names.get(come.untyped_storage()._cdata)
+            computed = computed or name is None
+            copies.setdefault(name, []).append((to, come))
+        return copies, computed
+
+    def _claims(self, name: str, source: torch.Tensor) -> bool:
+        """Whether the model says that it loaded a name of which no copy was seen: then its loader computes."""
+        with loading.CopyRecorder(self._by_storage):
+            return bool(self._model().load_weights(iter([(name, source)])))
+
+    def _boxes(self, name: str, source: torch.Tensor, copies: list) -> list[Box] | None:
+        """None: something that the library does not do, so that vLLM's loader must."""
+        boxes = []
+        for to, come in copies:
+            index = self._by_storage.get(to.untyped_storage().data_ptr())
+            if index is None:
+                return None
+            destination = self.destinations[index]
+            try:
+                region = loading.region_of(to, destination.codes, come, source)
+            except ValueError:
+                if destination.state is not None:
+                    raise ValueError(f"fp8rt: {name} does not fill a box of {destination.name}") from None
+                return None
+            if destination.state is None and source.dtype != destination.codes.dtype:
+                return None
+            boxes.append(
+                Box(name, index, (0, *region.source_first), (1, *region.extent), (0, *region.destination_first))
+            )
+        return boxes
+
+    def _plan(self, names: list[str], partly: bool) -> RefitPlan:
+        boxes = [box for name in names for box in self.record.boxes[name]]
+        used = sorted({box.destination for box in boxes})
+        index = {old: new for new, old in enumerate(used)}
+        found = [self.destinations[old] for old in used]
+        described = [destination.described(partly or destination.name in self._by_loader) for destination in found]
+        moved = [Box(b.source, index[b.destination], b.source_first, b.extent, b.destination_first) for b in boxes]
+        return RefitPlan(self.device, described, moved)
+
+
+def model_of(model_runner: Any) -> torch.nn.Module:
+    """The model of a runner, or the module itself."""
+    if isinstance(model_runner, torch.nn.Module):
+        return model_runner
+    return model_runner.get_model() if hasattr(model_runner, "get_model") else model_runner.model
+
+
+def of(model_runner: Any) -> ModelRefit:
+    """The refits of a runner's model."""
+    model = model_of(model_runner)
+    if model not in _REFITS:
+        _REFITS[model] = ModelRefit(model)
+    return _REFITS[model]
+
+
+@torch.no_grad()
+def load_weights(weights: Iterable[tuple[str, torch.Tensor]], model_runner: Any) -> None:
+    """One bucket of a refit: names of the checkpoint, with values, or with codes and their `weight_scale_inv`."""
+    of(model_runner).load(weights)
+
+
+def begin(model_runner: Any) -> None:
+    """Gives up a refit that was not completed."""
+    of(model_runner).begin()
+
+
+def receipt(model_runner: Any) -> dict[str, int] | None:
+    """Ends a refit and says what it did; raises, naming what did not arrive. None before the first."""
+    refit = of(model_runner)
+    return dataclasses.asdict(refit.finish()) if refit.begun else None
+
+
+def fingerprint(model_runner: Any) -> dict[str, str]:
+    """Of what this rank holds, 32 hexadecimal digits each: by the names of the checkpoint once a refit told them, as
+    the trainer has them; before that by this model's own names.
+    """
+    refit = of(model_runner)
+    plan = refit.plan or RefitPlan(refit.device, [d.described(False) for d in refit.destinations], [])
+    return plan.fingerprints()

@@ -1,0 +1,83 @@
+"""Builds the wheel: the Python files, libfp8rt.so.0 and its headers. One wheel serves every CPython.
+
+cargo builds the library, with the CUDA kernels where a toolkit is found; FP8RT_LIBRARY names one that is built already.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+from setuptools import Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BESIDE = ["include/fp8rt.h", "include/fp8rt_torch.hpp", "LICENSE", "NOTICE"]
+# The oldest glibc that a manylinux tag of this form is used for.
+OLDEST_GLIBC = 17
+
+
+def toolkit() -> str | None:
+    """The CUDA toolkit: named, fetched by `make gpu-tools`, or on the path."""
+    nvcc = shutil.which("nvcc")
+    candidates = [
+        os.environ.get("CUDA_HOME"),
+        str(ROOT / ".tools/cuda/nvidia/cu13"),
+        nvcc and str(pathlib.Path(nvcc).resolve().parent.parent),
+    ]
+    return next((home for home in candidates if home and pathlib.Path(home, "bin/nvcc").exists()), None)
+
+
+def build_library() -> pathlib.Path:
+    if given := os.environ.get("FP8RT_LIBRARY"):
+        return pathlib.Path(given)
+    command = ["cargo", "build", "--release", "--locked", "--lib"]
+    home = toolkit()
+    if home is None:
+        print("warning: no CUDA toolkit is found (CUDA_HOME): this wheel's library has no kernels")
+        target = ROOT / "target"
+    else:
+        target = ROOT / "target/cuda"
+        command += ["--features", "cuda,cutlass", "--target-dir", str(target)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **({"CUDA_HOME": home} if home else {})}, check=True)
+    return target / "release/libfp8rt.so"
+
+
+def glibc(library: pathlib.Path) -> int:
+    """The newest glibc 2.N that the library asks for, from the names of versions in it."""
+    found = re.findall(rb"\0GLIBC_2\.(\d+)(?:\.\d+)?(?=\0)", library.read_bytes())
+    return max([OLDEST_GLIBC, *map(int, found)])
+
+
+def version() -> str:
+    return re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE).group(1)
+
+
+class BuildPackage(build_py):
+    def run(self) -> None:
+        package = pathlib.Path(self.build_lib, "fp8rt_vllm")
+        # What a build before left there would get into this wheel.
+        shutil.rmtree(package, ignore_errors=True)
+        super().run()
+        shutil.copy(build_library(), package / "libfp8rt.so.0")
+        for path in BESIDE:
+            shutil.copy(ROOT / path, package)
+
+
+class BuildWheel(bdist_wheel):
+    """The wheel holds machine code, but none that knows a Python: no interpreter and no ABI in its tag."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        machine = os.uname().machine
+        library = pathlib.Path(self.bdist_dir, "fp8rt_vllm/libfp8rt.so.0")
+        return "py3", "none", f"manylinux_2_{glibc(library)}_{machine}"
+
+
+class BinaryDistribution(Distribution):
+    def has_ext_modules(self) -> bool:
+        return True
+
+
+setup(version=version(), distclass=BinaryDistribution, cmdclass={"build_py": BuildPackage, "bdist_wheel": BuildWheel})
