@@ -1,6 +1,6 @@
 """Builds the wheel: the Python files, libfp8rt.so.0 and its headers. One wheel serves every CPython.
 
-cargo builds the library, with the CUDA kernels where a toolkit is found; FP8RT_LIBRARY names one that is built already.
+cargo builds the library with its CUDA kernels; FP8RT_LIBRARY names one that is built already, with kernels or without.
 """
 
 import os
@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -34,14 +35,12 @@ def build_library() -> pathlib.Path:
     if given := os.environ.get("FP8RT_LIBRARY"):
         return pathlib.Path(given)
     command = ["cargo", "build", "--release", "--locked", "--lib"]
-    home = toolkit()
+    home, target = toolkit(), ROOT / "target/cuda"
     if home is None:
-        print("warning: no CUDA toolkit is found (CUDA_HOME): this wheel's library has no kernels")
-        target = ROOT / "target"
-    else:
-        target = ROOT / "target/cuda"
-        command += ["--features", "cuda,cutlass", "--target-dir", str(target)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, **({"CUDA_HOME": home} if home else {})}, check=True)
+        # pip shows no warning, and a wheel without kernels would fail only where it is used.
+        sys.exit("no CUDA toolkit: `make gpu-tools` fetches one, CUDA_HOME names one, FP8RT_LIBRARY a built library")
+    command += ["--features", "cuda,cutlass", "--target-dir", str(target)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "CUDA_HOME": home}, check=True)
     return target / "release/libfp8rt.so"
 
 

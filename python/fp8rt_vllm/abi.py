@@ -4,8 +4,6 @@ import ctypes
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 
 BF16, F16, F32, E4M3 = 1, 2, 3, 4
-RECIPES = {"default": 0, "vllm": 1, "deepgemm": 2, "nemo_rl": 3, "te": 4}
-SCALE_FORMATS = {"fp32": 0, "pow2": 1, "ue8m0_packed": 2}
 BACKENDS = {"deepgemm": 2, "cutlass": 4, "cublaslt": 8, "plain": 16, "cpu": 32}
 DESTINATION_PARTLY = 2
 REFIT_PARTIAL = 1

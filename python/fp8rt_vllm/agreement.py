@@ -2,6 +2,7 @@
 and never again: ranks may make a different number of configurations, and a comparison needs all of them.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -20,6 +21,9 @@ VLLM_SWITCHES = (
     "VLLM_USE_DEEP_GEMM_E8M0",
 )
 
+# The field of a rank that could not say what its set-up is.
+FAULT = "set-up"
+
 _checked = False
 
 
@@ -34,7 +38,14 @@ def check_once(config: Any) -> None:
         return
     # Also if it raises: the others do not come back to compare a second time.
     _checked = True
-    check(setup(config))
+    try:
+        own = setup(config)
+    except Exception as error:
+        # The others wait in the comparison: they hear of it there, and raise too.
+        with contextlib.suppress(DisagreementError):
+            check({FAULT: f"{type(error).__name__}: {error}"})
+        raise
+    check(own)
 
 
 def setup(config: Any) -> dict[str, str]:
@@ -45,7 +56,7 @@ def setup(config: Any) -> dict[str, str]:
 
     result = {
         "library build": library.build_info(),
-        "library file": file_hash(library.path()),
+        "library file": file_hash(library.file()),
         "vLLM version": vllm.__version__,
         "torch version": torch.__version__,
         "architecture": architecture(),
@@ -104,7 +115,12 @@ def check(own: dict[str, str]) -> None:
 
 
 def compare(setups: dict[int, dict[str, str]]) -> list[str]:
-    """A line for each field that is not the same in all ranks, with the ranks of each value."""
+    """A line for each field that is not the same in all ranks, with the ranks of each value; or for each rank that could
+    not say what its set-up is.
+    """
+    faults = {rank: setup[FAULT] for rank, setup in setups.items() if FAULT in setup}
+    if faults:
+        return [f"rank {rank} failed: {fault}" for rank, fault in sorted(faults.items())]
     fields = sorted({field for setup in setups.values() for field in setup})
     lines = []
     for field in fields:

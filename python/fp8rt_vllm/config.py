@@ -137,11 +137,12 @@ class Fp8rtConfig(Fp8Config):
         agreement.check_once(self)
         self.check_switches()
         if isinstance(layer, LinearBase):
-            if not self.decide(prefix).fp8:
+            decision = self.decide(prefix)
+            if not decision.fp8:
                 return UnquantizedLinearMethod()
             from .linear import Fp8rtLinearMethod
 
-            return Fp8rtLinearMethod(self, prefix)
+            return Fp8rtLinearMethod(self, prefix, decision)
         if isinstance(layer, RoutedExperts):
             decision = self.decide(prefix)
             if not decision.fp8:

@@ -33,6 +33,17 @@ def load() -> ctypes.CDLL:
     return library
 
 
+def file() -> str:
+    """Where the library that is loaded lies, also if it was found by its bare name."""
+    address = ctypes.cast(load().fp8rt_abi_version, ctypes.c_void_p).value
+    for line in pathlib.Path("/proc/self/maps").read_text().splitlines():
+        span, *_, name = line.split(maxsplit=5)
+        first, last = (int(end, 16) for end in span.split("-"))
+        if first <= address < last:
+            return name
+    raise Fp8rtError(f"{path()} is in no file of this process")
+
+
 @functools.cache
 def register_ops() -> None:
     """Registers torch.ops.fp8rt. Torch is in the process."""
@@ -96,12 +107,14 @@ class Policy:
         self._handle = None
         call("fp8rt_policy_create", ctypes.byref(desc), ctypes.byref(handle))
         self._handle = handle
+        # Still there when the process ends and this module is not.
+        self._destroy = load().fp8rt_policy_destroy
         self._info = abi.PolicyInfo()
         call("fp8rt_policy_query", handle, ctypes.byref(self._info))
 
     def __del__(self):
         if getattr(self, "_handle", None):
-            load().fp8rt_policy_destroy(self._handle)
+            self._destroy(self._handle)
             self._handle = None
 
     def __reduce__(self):
@@ -116,11 +129,6 @@ class Policy:
     def backends(self) -> int:
         """Bits of the backends that a linear may use; 0: all."""
         return self._info.backends
-
-    @property
-    def kept_layers(self) -> tuple[int, int]:
-        """How many first and last layers are kept."""
-        return self._info.first_layers, self._info.last_layers
 
     @property
     def warnings(self) -> list[str]:

@@ -23,11 +23,11 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
     # What another process prepared lacks the scales, which are no parameter.
     supports_pre_processed_weights = False
 
-    def __init__(self, quant_config: Any, prefix: str):
+    def __init__(self, quant_config: Any, prefix: str, decision: library.Decision):
         super().__init__(quant_config)
         library.register_ops()
         self.prefix = prefix
-        self.decision = quant_config.policy.decide_module(prefix, dict(quant_config.packed_modules_mapping))
+        self.decision = decision
         self.use_marlin = False
         self.use_deep_gemm = False
         self.fp8_linear = None

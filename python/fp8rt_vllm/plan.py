@@ -123,10 +123,12 @@ class RefitPlan:
         handle = ctypes.c_void_p()
         library.call("fp8rt_refit_create", context(device), ctypes.byref(desc), ctypes.byref(handle))
         self._handle = handle
+        # Still there when the process ends and that module is not.
+        self._destroy = library.load().fp8rt_refit_destroy
 
     def __del__(self):
         if getattr(self, "_handle", None):
-            library.load().fp8rt_refit_destroy(self._handle)
+            self._destroy(self._handle)
             self._handle = None
 
     def begin(self) -> None:

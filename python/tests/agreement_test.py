@@ -9,7 +9,7 @@ import socket
 import unittest
 import unittest.mock
 
-from fp8rt_vllm import agreement
+from fp8rt_vllm import agreement, library
 
 RANKS = 3
 
@@ -76,8 +76,18 @@ class Ranks(unittest.TestCase):
             self.assertIn("environment VLLM_USE_DEEP_GEMM_E8M0 is True in ranks 0, 2, False in rank 1", said)
             self.assertNotIn("library", said)
 
+    def test_a_rank_that_fails_is_not_waited_for(self):
+        settings = [{"precision": "fp8"}, {"precision": "fp8"}, {"precision": "fp8", "num_first_layer_in_bf16": 1}]
+        *others, failed = run(settings)
+        self.assertIn("num_first_layers_in_bf16", failed)
+        for said in others:
+            self.assertRegex(said, "rank 2 failed: Fp8rtError: .*num_first_layers_in_bf16")
+
 
 class Words(unittest.TestCase):
+    def test_the_file_is_the_one_that_is_loaded(self):
+        self.assertTrue(os.path.samefile(library.file(), library.path()))
+
     def test_each_field_that_differs(self):
         setups = {rank: {"library build": "a", "architecture": "sm_90"} for rank in range(6)}
         self.assertEqual(agreement.compare(setups), [])
