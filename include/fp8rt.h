@@ -1235,7 +1235,8 @@ fp8rt_status fp8rt_error_sums_read(struct fp8rt_context *context,
 //
 // `sums`: host memory, those of fp8rt_refit_measure; `count` must be the plan's num_sources. `format`: an
 // fp8rt_report_format. `length` (may be NULL) receives the whole length without the zero; `text` may be NULL if `capacity`
-// is 0. Layers and projections are read from the names of the sources (`layers.N.`, `h.N.`, `blocks.N.`).
+// is 0. Layers and projections are read from the names of the sources (`layers.N.`, `layer.N.`, `h.N.`, `blocks.N.`,
+// `block.N.`).
 fp8rt_status fp8rt_refit_report(const struct fp8rt_refit *refit,
                                 const struct fp8rt_error_sums *sums,
                                 uint32_t count,

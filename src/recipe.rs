@@ -13,12 +13,22 @@ pub enum Recipe {
     Te,
 }
 
+impl Recipe {
+    /// By their numbers in every interface, from 1 on; 0 is whatever the default is there.
+    pub const NUMBERED: [Recipe; 4] = [Recipe::Vllm, Recipe::DeepGemm, Recipe::NemoRl, Recipe::Te];
+}
+
 /// How a scale is stored. `Ue8m0Packed` holds the exponents of `Pow2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScaleFormat {
     Fp32,
     Pow2,
     Ue8m0Packed,
+}
+
+impl ScaleFormat {
+    /// By their numbers in every interface, from 0 on.
+    pub const NUMBERED: [ScaleFormat; 3] = [ScaleFormat::Fp32, ScaleFormat::Pow2, ScaleFormat::Ue8m0Packed];
 }
 
 /// What a value is combined with before it is rounded to a code.

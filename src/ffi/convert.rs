@@ -202,17 +202,15 @@ pub fn dtype_number(dtype: Dtype) -> u32 {
 
 /// The recipe of a number; 0 gives `default`.
 pub fn recipe(number: u32, name: &str, default: Recipe) -> Result<Recipe> {
-    const RECIPES: [Recipe; 4] = [Recipe::Vllm, Recipe::DeepGemm, Recipe::NemoRl, Recipe::Te];
     match number {
         0 => Ok(default),
-        1..=4 => Ok(RECIPES[number as usize - 1]),
+        1..=4 => Ok(Recipe::NUMBERED[number as usize - 1]),
         _ => fail!(InvalidArgument, "{name} is {number}, the largest recipe is 4"),
     }
 }
 
 pub fn scale_format(number: u32, name: &str) -> Result<ScaleFormat> {
-    const FORMATS: [ScaleFormat; 3] = [ScaleFormat::Fp32, ScaleFormat::Pow2, ScaleFormat::Ue8m0Packed];
-    match FORMATS.get(number as usize) {
+    match ScaleFormat::NUMBERED.get(number as usize) {
         Some(&format) => Ok(format),
         None => fail!(InvalidArgument, "{name} is {number}, the largest scale format is 2"),
     }

@@ -67,7 +67,8 @@ pub unsafe extern "C" fn fp8rt_error_sums_read(
 ///
 /// `sums`: host memory, those of fp8rt_refit_measure; `count` must be the plan's num_sources. `format`: an
 /// fp8rt_report_format. `length` (may be NULL) receives the whole length without the zero; `text` may be NULL if `capacity`
-/// is 0. Layers and projections are read from the names of the sources (`layers.N.`, `h.N.`, `blocks.N.`).
+/// is 0. Layers and projections are read from the names of the sources (`layers.N.`, `layer.N.`, `h.N.`, `blocks.N.`,
+/// `block.N.`).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fp8rt_refit_report(
     refit: *const fp8rt_refit,
@@ -89,21 +90,8 @@ pub unsafe extern "C" fn fp8rt_refit_report(
             _ if format == fp8rt_report_format::HTML as u32 => Report::to_html,
             _ => fail!(InvalidArgument, "format is {format}, the largest report format is 2"),
         };
-        let sums = array(sums, count, "sums", "count")?;
-        let named = sources.iter().zip(sums).map(|(source, sums)| (source.name.as_str(), error_sums(sums)));
+        let sums = array(sums.cast::<ErrorSums>(), count, "sums", "count")?;
+        let named = sources.iter().zip(sums).map(|(source, sums)| (source.name.as_str(), *sums));
         write_text(&make(&Report::new(named)), text, capacity, length)
     })
-}
-
-fn error_sums(sums: &fp8rt_error_sums) -> ErrorSums {
-    ErrorSums {
-        squares: sums.squares,
-        errors: sums.errors,
-        elements: sums.elements,
-        became_zero: sums.became_zero,
-        became_subnormal: sums.became_subnormal,
-        non_finite: sums.non_finite,
-        blocks: sums.blocks,
-        outlier_blocks: sums.outlier_blocks,
-    }
 }

@@ -23,6 +23,7 @@ mod verl;
 
 pub use decide::Decision;
 pub use formats::{Form, Forms};
+pub use names::LAYER_WORDS;
 pub use reason::Reason;
 pub use settings::{Kind, Source};
 

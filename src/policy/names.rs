@@ -39,7 +39,8 @@ pub struct Name<'a> {
     pub tower: &'a str,
 }
 
-const LAYER_WORDS: [&str; 5] = ["layers", "layer", "h", "blocks", "block"];
+/// Words before a layer's number.
+pub const LAYER_WORDS: [&str; 5] = ["layers", "layer", "h", "blocks", "block"];
 const SLABS: [&str; 8] = ["gate_up_proj", "down_proj", "gate_proj", "up_proj", "w13_weight", "w2_weight", "w13", "w2"];
 const TOWERS: [&str; 6] =
     ["multi_modal_projector", "mm_projector", "img_processor", "img_projection", "vit", "aligner"];

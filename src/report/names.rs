@@ -1,5 +1,7 @@
 //! Layer and projection, from a parameter's name.
 
+use crate::policy::LAYER_WORDS;
+
 /// What a name says: `model.layers.7.mlp.experts.3.up_proj.weight` is layer 7 of the stack `model.layers`, projection
 /// `mlp.experts.*.up_proj`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,13 +12,10 @@ pub struct Place {
     pub projection: String,
 }
 
-/// Words before a layer's number.
-const STACKS: [&str; 3] = ["layers", "h", "blocks"];
-
 /// Reads a name.
 pub fn parse(name: &str) -> Place {
     let words: Vec<&str> = name.split('.').collect();
-    let is_layer = |at: &usize| STACKS.contains(&words[at - 1]) && number(words[*at]).is_some();
+    let is_layer = |at: &usize| LAYER_WORDS.contains(&words[at - 1]) && number(words[*at]).is_some();
     match (1..words.len()).find(is_layer) {
         Some(at) => Place {
             stack: Some(words[..at].join(".")),

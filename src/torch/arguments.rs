@@ -1,6 +1,6 @@
 //! The arguments of a kernel: owned, freed when it ends, and read by position.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 
 use crate::error::{Result, ensure, fail};
 use crate::tensor::{Description, Dtype, Tensor};
@@ -19,6 +19,67 @@ pub enum Kind {
     OptionalFloat,
     OptionalInts,
     OptionalDtype,
+}
+
+/// The types of a schema's arguments, in order.
+pub struct Kinds {
+    list: [Kind; MOST_ARGUMENTS],
+    count: usize,
+}
+
+const MOST_ARGUMENTS: usize = 16;
+
+impl Kinds {
+    /// Read from a schema, "op(Tensor x, Tensor(a!) y, int n=0) -> ()". A type that is not known does not compile.
+    pub const fn of(schema: &CStr) -> Kinds {
+        let text = schema.to_bytes();
+        let mut kinds = Kinds { list: [Kind::Int; MOST_ARGUMENTS], count: 0 };
+        let mut at = 0;
+        while text[at] != b'(' {
+            at += 1;
+        }
+        // From one type to the next: each stands after the parenthesis, or after a comma and spaces.
+        loop {
+            at += 1;
+            while text[at] == b' ' {
+                at += 1;
+            }
+            let begin = at;
+            while text[at] != b' ' {
+                at += 1;
+            }
+            kinds.list[kinds.count] = Kind::named(text.split_at(begin).1.split_at(at - begin).0);
+            kinds.count += 1;
+            while text[at] != b',' && text[at] != b')' {
+                at += 1;
+            }
+            if text[at] == b')' {
+                return kinds;
+            }
+        }
+    }
+
+    pub const fn as_slice(&self) -> &[Kind] {
+        self.list.split_at(self.count).0
+    }
+}
+
+impl Kind {
+    /// Of a type as schemas write it, with or without the mark of what is written to.
+    const fn named(name: &[u8]) -> Kind {
+        match name {
+            b"Tensor" | [b'T', b'e', b'n', b's', b'o', b'r', b'(', _, b'!', b')'] => Kind::Tensor,
+            b"Tensor?" | [b'T', b'e', b'n', b's', b'o', b'r', b'(', _, b'!', b')', b'?'] => Kind::OptionalTensor,
+            b"Tensor[]" | [b'T', b'e', b'n', b's', b'o', b'r', b'(', _, b'!', b')', b'[', b']'] => Kind::Tensors,
+            b"int" => Kind::Int,
+            b"bool" => Kind::Bool,
+            b"float" => Kind::Float,
+            b"float?" => Kind::OptionalFloat,
+            b"int[]?" => Kind::OptionalInts,
+            b"ScalarType?" => Kind::OptionalDtype,
+            _ => panic!("a type that no op has"),
+        }
+    }
 }
 
 /// The arguments of one call. Torch hands them over, so they are freed here.

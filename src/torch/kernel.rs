@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::error::{Error, Kind as Fault, Result, ensure};
 use crate::log;
 
-use super::arguments::{Arguments, Kind};
+use super::arguments::{Arguments, Kinds};
 use super::shim::{Handle, Shim, Value};
 
 /// The results of an op. Handles become torch's.
@@ -34,7 +34,7 @@ pub trait Op {
     const NAME: &'static CStr;
     const SCHEMA: &'static CStr;
     /// The types of the schema's arguments.
-    const KINDS: &'static [Kind];
+    const KINDS: Kinds = Kinds::of(Self::SCHEMA);
 
     fn run(arguments: &Arguments) -> Result<Returned>;
 
@@ -70,12 +70,13 @@ unsafe fn call<O: Op>(stack: *mut Value, count: u64, results: u64, body: fn(&Arg
     log::quiet_panics();
     // A panic ends here; torch's exception begins after it, so neither meets the other.
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let known = O::KINDS.len();
+        let kinds = const { O::KINDS.as_slice() };
+        let known = kinds.len();
         ensure!(count == known as u64, Internal, "called with {count} arguments, the schema has {known}");
         // SAFETY: the caller's promise.
         let values = unsafe { std::slice::from_raw_parts(stack, known) };
         // SAFETY: the same, and torch keeps to the schema that this op was registered with.
-        body(&unsafe { Arguments::new(values, O::KINDS) })
+        body(&unsafe { Arguments::new(values, kinds) })
     }));
     let result = result.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());

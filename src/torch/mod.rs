@@ -174,7 +174,7 @@ mod tests {
     fn check<O: Op>() {
         let (name, schema) = (O::NAME.to_str().unwrap(), O::SCHEMA.to_str().unwrap());
         assert!(schema.starts_with(&format!("{name}(")), "{schema}");
-        assert_eq!(kinds(schema), O::KINDS, "{schema}");
+        assert_eq!(kinds(schema), O::KINDS.as_slice(), "{schema}");
     }
 
     #[test]

@@ -29,19 +29,14 @@ impl Quantization {
 fn recipe(number: i64, default: Recipe) -> Result<Recipe> {
     match number {
         0 => Ok(default),
-        1 => Ok(Recipe::Vllm),
-        2 => Ok(Recipe::DeepGemm),
-        3 => Ok(Recipe::NemoRl),
-        4 => Ok(Recipe::Te),
+        1..=4 => Ok(Recipe::NUMBERED[number as usize - 1]),
         _ => fail!(InvalidArgument, "recipe is {number}, the recipes are 0 to 4"),
     }
 }
 
 fn scale_format(number: i64) -> Result<ScaleFormat> {
     match number {
-        0 => Ok(ScaleFormat::Fp32),
-        1 => Ok(ScaleFormat::Pow2),
-        2 => Ok(ScaleFormat::Ue8m0Packed),
+        0..=2 => Ok(ScaleFormat::NUMBERED[number as usize]),
         _ => fail!(InvalidArgument, "scale_format is {number}, the scale formats are 0 to 2"),
     }
 }

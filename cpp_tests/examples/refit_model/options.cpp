@@ -10,8 +10,8 @@ namespace {
 const char *const HELP =
     "usage: refit_model [options]\n"
     "\n"
-    "Plays a trainer and an engine. The trainer has a set of random bf16 tensors with the names and shapes of Llama-3.1-8B,\n"
-    "new values at each step. The engine holds the model as FP8, q, k, v and gate, up merged, as its settings say. Each step\n"
+    "Plays a trainer and an engine. The trainer has random bf16 tensors with the names and shapes of Llama-3.1-8B, new\n"
+    "values at each step. The engine holds the model as FP8, q, k, v and gate, up merged, as its settings say. Each step\n"
     "streams the tensors in buckets through one refit plan, checks that the engine holds what the trainer expects (a\n"
     "fingerprint of every tensor, and the bytes of its last rows), and prints how long it took.\n"
     "\n"

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::fused::{Fused, Quantized, RmsNorm, Target};
 use crate::recipe::Recipe;
 use crate::tensor::Tensor;
-use crate::torch::arguments::{Arguments, Kind, expect_device};
+use crate::torch::arguments::{Arguments, expect_device};
 use crate::torch::kernel::{Op, Returned};
 use crate::torch::settings::{Quantization, health};
 
@@ -40,8 +40,6 @@ impl Op for SiluAndMulQuantize {
     const NAME: &'static CStr = c"silu_and_mul_quantize";
     const SCHEMA: &'static CStr = c"silu_and_mul_quantize(Tensor gate_up, Tensor(a!) codes, Tensor(b!) scales, \
         int recipe=0, int scale_format=0, float? floor=None, Tensor(c!)? health=None) -> ()";
-    const KINDS: &'static [Kind] =
-        &[Kind::Tensor, Kind::Tensor, Kind::Tensor, Kind::Int, Kind::Int, Kind::OptionalFloat, Kind::OptionalTensor];
 
     fn run(arguments: &Arguments) -> Result<Returned> {
         let gate_up = arguments.tensor(0, "gate_up")?;
@@ -62,18 +60,6 @@ impl Op for RmsNormQuantize {
     const SCHEMA: &'static CStr = c"rms_norm_quantize(Tensor input, Tensor weight, float epsilon, Tensor(a!) codes, \
         Tensor(b!) scales, Tensor(c!)? residual=None, int recipe=0, int scale_format=0, float? floor=None, \
         Tensor(d!)? health=None) -> ()";
-    const KINDS: &'static [Kind] = &[
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::Float,
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::OptionalTensor,
-        Kind::Int,
-        Kind::Int,
-        Kind::OptionalFloat,
-        Kind::OptionalTensor,
-    ];
 
     fn run(arguments: &Arguments) -> Result<Returned> {
         let (input, weight) = (arguments.tensor(0, "input")?, arguments.tensor(1, "weight")?);

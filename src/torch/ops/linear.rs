@@ -8,7 +8,7 @@ use crate::error::{Result, ensure, fail};
 use crate::linear::LinearOperands;
 use crate::plan::LinearPlan;
 use crate::tensor::{Dtype, FLOATS, Tensor};
-use crate::torch::arguments::{Arguments, Kind, dtype_of, expect_device};
+use crate::torch::arguments::{Arguments, dtype_of, expect_device};
 use crate::torch::kernel::{Op, Returned};
 use crate::torch::owned::Owned;
 use crate::torch::place::Workspace;
@@ -134,18 +134,6 @@ impl Op for Linear {
     const NAME: &'static CStr = c"linear";
     const SCHEMA: &'static CStr =
         schema!("linear(Tensor x, Tensor weight, Tensor weight_scales, Tensor? bias=None", "Tensor");
-    const KINDS: &'static [Kind] = &[
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::OptionalTensor,
-        Kind::Int,
-        Kind::Int,
-        Kind::OptionalFloat,
-        Kind::Bool,
-        Kind::Int,
-        Kind::OptionalInts,
-    ];
 
     fn run(arguments: &Arguments) -> Result<Returned> {
         let run = Run::read(arguments, 3)?;
@@ -170,19 +158,6 @@ impl Op for LinearOut {
     const NAME: &'static CStr = c"linear_out";
     const SCHEMA: &'static CStr =
         schema!("linear_out(Tensor x, Tensor weight, Tensor weight_scales, Tensor(a!) y, Tensor? bias=None", "()");
-    const KINDS: &'static [Kind] = &[
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::OptionalTensor,
-        Kind::Int,
-        Kind::Int,
-        Kind::OptionalFloat,
-        Kind::Bool,
-        Kind::Int,
-        Kind::OptionalInts,
-    ];
 
     fn run(arguments: &Arguments) -> Result<Returned> {
         let run = Run::read(arguments, 4)?;
@@ -210,19 +185,6 @@ impl Op for LinearPrepare {
         "linear_prepare(Tensor weight, Tensor weight_scales, int max_m, Tensor? bias=None, ScalarType? dtype=None",
         "str"
     );
-    const KINDS: &'static [Kind] = &[
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::Int,
-        Kind::OptionalTensor,
-        Kind::OptionalDtype,
-        Kind::Int,
-        Kind::Int,
-        Kind::OptionalFloat,
-        Kind::Bool,
-        Kind::Int,
-        Kind::OptionalInts,
-    ];
 
     fn run(arguments: &Arguments) -> Result<Returned> {
         let (weight, scales) = (arguments.tensor(0, "weight")?, arguments.tensor(1, "weight_scales")?);

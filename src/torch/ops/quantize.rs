@@ -9,7 +9,7 @@ use crate::quantize::{HealthPointer, Operands, Quantize, Rule, Subject};
 use crate::recipe::{Recipe, ScaleFormat};
 use crate::refit::{Entries, Entry, Manner, name_entry};
 use crate::tensor::Tensor;
-use crate::torch::arguments::{Arguments, Kind, expect_device};
+use crate::torch::arguments::{Arguments, expect_device};
 use crate::torch::kernel::{Op, Returned};
 use crate::torch::settings::{Quantization, health};
 use crate::torch::traced;
@@ -44,16 +44,6 @@ impl Op for QuantizeWeight {
     const NAME: &'static CStr = c"quantize_weight";
     const SCHEMA: &'static CStr = c"quantize_weight(Tensor weight, Tensor(a!) codes, Tensor(b!) scales, int recipe=0, \
         int scale_format=0, float? floor=None, int[]? part_rows=None, Tensor(c!)? health=None) -> ()";
-    const KINDS: &'static [Kind] = &[
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::Tensor,
-        Kind::Int,
-        Kind::Int,
-        Kind::OptionalFloat,
-        Kind::OptionalInts,
-        Kind::OptionalTensor,
-    ];
 
     fn run(arguments: &Arguments) -> Result<Returned> {
         let weight = arguments.tensor(0, "weight")?;
@@ -74,8 +64,6 @@ impl Op for QuantizeActivationOut {
     const NAME: &'static CStr = c"quantize_activation_out";
     const SCHEMA: &'static CStr = c"quantize_activation_out(Tensor activation, Tensor(a!) codes, Tensor(b!) scales, \
         int recipe=0, int scale_format=0, float? floor=None, Tensor(c!)? health=None) -> ()";
-    const KINDS: &'static [Kind] =
-        &[Kind::Tensor, Kind::Tensor, Kind::Tensor, Kind::Int, Kind::Int, Kind::OptionalFloat, Kind::OptionalTensor];
 
     fn run(arguments: &Arguments) -> Result<Returned> {
         let activation = arguments.tensor(0, "activation")?;
@@ -94,7 +82,6 @@ impl Op for QuantizeActivation {
     const NAME: &'static CStr = c"quantize_activation";
     const SCHEMA: &'static CStr = c"quantize_activation(Tensor activation, int recipe=0, int scale_format=0, \
         float? floor=None) -> (Tensor, Tensor)";
-    const KINDS: &'static [Kind] = &[Kind::Tensor, Kind::Int, Kind::Int, Kind::OptionalFloat];
 
     fn run(arguments: &Arguments) -> Result<Returned> {
         let activation = arguments.tensor(0, "activation")?;
@@ -135,17 +122,6 @@ impl Op for QuantizeWeights {
     const SCHEMA: &'static CStr = c"quantize_weights(Tensor[] weights, Tensor(a!)[] codes, Tensor(b!)[] scales, \
         int recipe=0, int scale_format=0, float? floor=None, int[]? part_rows=None, int[]? part_counts=None, \
         Tensor(c!)? health=None) -> ()";
-    const KINDS: &'static [Kind] = &[
-        Kind::Tensors,
-        Kind::Tensors,
-        Kind::Tensors,
-        Kind::Int,
-        Kind::Int,
-        Kind::OptionalFloat,
-        Kind::OptionalInts,
-        Kind::OptionalInts,
-        Kind::OptionalTensor,
-    ];
 
     fn run(arguments: &Arguments) -> Result<Returned> {
         let weights = arguments.tensors(0, "weight")?;
