@@ -9,11 +9,11 @@ FP8RT_LIBRARY names. Shapes and numbers of rows are those of linear_shapes.txt. 
 compiled kernels, on all cores; `decode` and `prefill` compare fp8rt_linear with vLLM's quantizer and DeepGEMM;
 `cutlass` compares our CUTLASS backend with vLLM's; `host` the time to enqueue. Without a section the last four run.
 
-Timed as the peers' own bench does: each subject by itself, so that its code stays in the instruction caches; here in
+Timed as the peers' own bench does: each subject by itself; here in
 two rounds, the second in the opposite order, so that a drift of the clock meets all. decode, M <= 128: a captured graph
 of one call per weight of a set larger than L2, median of 15 replays after 3, divided by the calls. prefill: L2 written
 over before each call, median of what events around it say, over 60 ms after 10. With --turns subjects take turns call
-by call: then each finds cold instruction caches.
+by call, and what ran before a call changes its time.
 A time counts only if y is right: within 4e-3 of DeepGEMM's, as relative Frobenius norm. Ratios are theirs over ours.
 The exit code is 1 if one of ours is wrong or fails.
 """

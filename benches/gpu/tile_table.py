@@ -16,7 +16,7 @@ TABLES = {
     "cutlass": ("src/backend/cutlass/table.rs", "Kernels for y in bf16"),
 }
 HEADER = """//! {what} that were the fastest on an H100 80GB for the shapes of benches/gpu/linear_shapes.txt. Made by
-//! `benches/gpu/tile_table.py {backend}` from what `bench_linear --tiles all` measured; see benches/RESULTS.md.
+//! `benches/gpu/tile_table.py {backend}` from what `bench_linear --tiles` measured; benches/RESULTS.md says how.
 
 use crate::backend::choices::Measured;
 

@@ -39,8 +39,8 @@ pub trait Multiply: Send + Sync {
     ) -> Result<()>;
 }
 
-/// Rows up to which the kernel that quantizes also asks L2 for the weight: it has time, and the product would wait. A weight
-/// of few columns of y is multiplied so soon that above half of these rows asking was measured to cost more than it gives.
+/// Rows up to which the kernel that quantizes also asks L2 for the weight: it has time, and the product would wait. Above half
+/// of these rows asking was measured to cost more than it gives where y has few columns.
 const MOST_AHEAD_ROWS: usize = 128;
 const FEW_AHEAD_COLUMNS: usize = 4096;
 /// Bytes of the weight that are asked for: what memory gives while a small activation is quantized, and some more.

@@ -78,7 +78,7 @@ struct Piece {
       }
       return;
     }
-    // Bytes alone: with vectors behind a branch beside them, nvcc 13.0 reads what does not exist.
+    // Bytes alone: with vectors beside them, behind a branch, sums of edges were wrong on an H100.
     const int count = max(0, min(kVector, int(t.columns) - int(column())));
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {

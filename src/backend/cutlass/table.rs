@@ -1,5 +1,5 @@
 //! Kernels for y in bf16 that were the fastest on an H100 80GB for the shapes of benches/gpu/linear_shapes.txt. Made by
-//! `benches/gpu/tile_table.py cutlass` from what `bench_linear --tiles all` measured; see benches/RESULTS.md.
+//! `benches/gpu/tile_table.py cutlass` from what `bench_linear --tiles` measured; benches/RESULTS.md says how.
 
 use crate::backend::choices::Measured;
 
