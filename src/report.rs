@@ -98,6 +98,17 @@ impl Report {
     }
 }
 
+/// The numbers of sums, in the order of [`Report::definitions`].
+fn shares(sums: &ErrorSums) -> [f64; 4] {
+    let part = |elements| sums.share(elements);
+    [sums.relative_error(), part(sums.became_zero), part(sums.became_subnormal), sums.outlier_share()]
+}
+
+/// A share as people read it.
+fn percent(share: f64) -> String {
+    format!("{:.3}%", 100.0 * share)
+}
+
 /// The stack of layers with the most elements: a vision tower has layers of its own.
 fn largest_stack(rows: &[Row]) -> String {
     let mut elements = BTreeMap::new();

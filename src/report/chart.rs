@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::measure::ErrorSums;
 
 use super::html::escape;
-use super::{Layer, Report};
+use super::{Layer, Report, percent, shares};
 
 const WIDTH: f64 = 960.0;
 /// Room for the labels on the left, and at the right end.
@@ -19,19 +19,10 @@ const BELOW: f64 = 46.0;
 const LABELS: f64 = 16.0;
 const TITLE: f64 = 38.0;
 
-fn percent(share: f64) -> String {
-    format!("{:.3}%", 100.0 * share)
-}
-
 /// What the pointer shows.
 fn hint(what: &str, sums: &ErrorSums) -> String {
-    format!(
-        "{what}\nrelative error {}\nzero {}\nsubnormal {}\noutlier blocks {}",
-        percent(sums.relative_error()),
-        percent(sums.share(sums.became_zero)),
-        percent(sums.share(sums.became_subnormal)),
-        percent(sums.outlier_share())
-    )
+    let [error, zero, subnormal, outlier] = shares(sums).map(percent);
+    format!("{what}\nrelative error {error}\nzero {zero}\nsubnormal {subnormal}\noutlier blocks {outlier}")
 }
 
 /// The x axis: a number a layer, as many as there is room for.

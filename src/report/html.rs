@@ -2,7 +2,7 @@
 
 use crate::measure::ErrorSums;
 
-use super::{Report, chart};
+use super::{Report, chart, percent, shares};
 
 /// Tensors that the page lists.
 const SHOWN: usize = 200;
@@ -72,9 +72,7 @@ pub fn escape(text: &str) -> String {
 /// The cells of a row after its name.
 fn cells(sums: Option<&ErrorSums>) -> String {
     let Some(sums) = sums else { return r#"<td class="quiet">kept</td><td></td><td></td><td></td>"#.to_owned() };
-    let shares =
-        [sums.relative_error(), sums.share(sums.became_zero), sums.share(sums.became_subnormal), sums.outlier_share()];
-    shares.iter().map(|share| format!("<td>{:.3}%</td>", 100.0 * share)).collect()
+    shares(sums).map(|share| format!("<td>{}</td>", percent(share))).concat()
 }
 
 /// Rows of a name, whether it stands out, and sums.

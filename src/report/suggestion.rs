@@ -1,6 +1,6 @@
 //! How many of the first and last layers stand out, and so may better stay in bf16.
 
-use super::Layer;
+use super::{Layer, percent};
 
 /// Medians of absolute deviations that make one standard deviation of normally distributed numbers.
 const DEVIATION: f64 = 1.4826;
@@ -38,12 +38,13 @@ impl Suggestion {
     pub fn rule(&self) -> String {
         format!(
             "A layer stands out if the relative error of its quantized weights together exceeds the median over the layers, \
-             {:.3}%, by three standard deviations (3 * 1.4826 * the median absolute deviation) and by at least 5% of the \
-             median: here if it exceeds {:.3}%. num_first_layers_in_bf16 counts the layers from the first on that all stand \
+             {}, by {DEVIATIONS} standard deviations ({DEVIATIONS} * {DEVIATION} * the median absolute deviation) and by at \
+             least {:.0}% of the median: here if it exceeds {}. num_first_layers_in_bf16 counts the layers from the first on that all stand \
              out or are kept already, num_last_layers_in_bf16 those from the last back. Weights alone are looked at, not \
              activations: layers may be sensitive for other reasons, so compare with a run.",
-            100.0 * self.median,
-            100.0 * self.bound
+            percent(self.median),
+            100.0 * LEAST,
+            percent(self.bound)
         )
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::measure::ErrorSums;
 
-use super::Report;
+use super::{Report, percent, shares};
 
 /// Tensors that the table shows.
 const SHOWN: usize = 20;
@@ -13,14 +13,8 @@ const WIDTH: usize = 100;
 
 /// The numbers of a line, as wide as their headings.
 fn numbers(sums: &ErrorSums) -> String {
-    let percent = |share: f64| format!("{:.3}%", 100.0 * share);
-    format!(
-        "{:>14} {:>10} {:>10} {:>10}",
-        percent(sums.relative_error()),
-        percent(sums.share(sums.became_zero)),
-        percent(sums.share(sums.became_subnormal)),
-        percent(sums.outlier_share())
-    )
+    let [error, zero, subnormal, outlier] = shares(sums).map(percent);
+    format!("{error:>14} {zero:>10} {subnormal:>10} {outlier:>10}")
 }
 
 /// A table with a first column of names.
