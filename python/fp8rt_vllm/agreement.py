@@ -115,8 +115,8 @@ def check(own: dict[str, str]) -> None:
 
 
 def compare(setups: dict[int, dict[str, str]]) -> list[str]:
-    """A line for each field that is not the same in all ranks, with the ranks of each value; or for each rank that could
-    not say what its set-up is.
+    """A line for each field that is not the same in all ranks, with the ranks of each value; or for each rank that
+    could not say what its set-up is.
     """
     faults = {rank: setup[FAULT] for rank, setup in setups.items() if FAULT in setup}
     if faults:
