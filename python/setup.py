@@ -56,9 +56,10 @@ def version() -> str:
 
 class BuildPackage(build_py):
     def run(self) -> None:
-        package = pathlib.Path(self.build_lib, "fp8rt_vllm")
+        package = pathlib.Path(self.build_lib, "fp8rt")
         # What a build before left there would get into this wheel.
-        shutil.rmtree(package, ignore_errors=True)
+        for name in ("fp8rt", "fp8rt_vllm"):
+            shutil.rmtree(pathlib.Path(self.build_lib, name), ignore_errors=True)
         super().run()
         shutil.copy(build_library(), package / "libfp8rt.so.0")
         for path in BESIDE:
@@ -70,7 +71,7 @@ class BuildWheel(bdist_wheel):
 
     def get_tag(self) -> tuple[str, str, str]:
         machine = os.uname().machine
-        library = pathlib.Path(self.bdist_dir, "fp8rt_vllm/libfp8rt.so.0")
+        library = pathlib.Path(self.bdist_dir, "fp8rt/libfp8rt.so.0")
         return "py3", "none", f"manylinux_2_{glibc(library)}_{machine}"
 
 

@@ -52,7 +52,7 @@ def setup(config: Any) -> dict[str, str]:
     """What must be the same in all ranks, by name."""
     import vllm
 
-    from . import library
+    from fp8rt import library
 
     result = {
         "library build": library.build_info(),

@@ -11,7 +11,9 @@ from vllm.model_executor.layers.fused_moe import RoutedExperts, UnquantizedFused
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.fp8 import Fp8Config
 
-from . import agreement, library
+from fp8rt import library
+
+from . import agreement
 from .settings import BLOCKS, METHOD, in_blocks
 
 library.load()

@@ -10,7 +10,9 @@ from vllm.model_executor.layers.linear import register_weight_loader_v2_supporte
 from vllm.model_executor.layers.quantization.fp8 import Fp8LinearMethod
 from vllm.model_executor.parameter import BlockQuantScaleParameter, ModelWeightParameter
 
-from . import library, loading
+from fp8rt import library
+
+from . import loading
 from .layer import BLOCK, LayerState, scale_rows
 
 logger = init_logger(f"vllm.{__name__}")

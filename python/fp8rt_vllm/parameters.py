@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from fp8rt.plan import DTYPES, Destination
+
 from .layer import LayerState
-from .plan import DTYPES, Destination
 
 
 @dataclass(frozen=True)

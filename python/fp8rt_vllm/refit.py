@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
+from fp8rt.plan import Box, Receipt, RefitPlan
+
 from . import loading
 from .parameters import parameters
-from .plan import Box, Receipt, RefitPlan
 
 logger = init_logger(f"vllm.{__name__}")
 

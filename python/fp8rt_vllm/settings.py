@@ -103,7 +103,7 @@ def in_blocks(config: Mapping[str, Any]) -> bool:
 
 def check(settings: Mapping[str, Any], config: dict[str, Any] | None) -> None:
     """The library reads the settings, so that what is wrong is said here, by name."""
-    from .library import Policy
+    from fp8rt.library import Policy
 
     kv_cache = settings.get("kv_cache_dtype", "auto")
     fp8 = settings.get("precision") == "fp8"

@@ -9,7 +9,8 @@ import socket
 import unittest
 import unittest.mock
 
-from fp8rt_vllm import agreement, library
+from fp8rt import library
+from fp8rt_vllm import agreement
 
 RANKS = 3
 

@@ -176,7 +176,7 @@ def write_checkpoints(bf16: pathlib.Path, layers: int) -> None:
     import safetensors.torch
     import torch
 
-    from fp8rt_vllm import library
+    from fp8rt import library
 
     library.register_ops()
     fp8 = fp8_folder(bf16)

@@ -11,7 +11,7 @@ import types
 import unittest
 from unittest import mock
 
-from fp8rt_vllm.library import Fp8rtError, Policy
+from fp8rt.library import Fp8rtError, Policy
 from fp8rt_vllm.settings import PREFIXES, OverridesAfter, vllm_kwargs
 
 MODEL = {"num_hidden_layers": 8, "model_type": "llama"}
