@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from vllm.logger import init_logger
-from vllm.model_executor.layers.fused_moe import RoutedExperts, UnquantizedFusedMoEMethod
+from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.fp8 import Fp8Config
 
@@ -146,13 +146,12 @@ class Fp8rtConfig(Fp8Config):
 
             return Fp8rtLinearMethod(self, prefix, decision)
         if isinstance(layer, RoutedExperts):
+            from . import experts
+
             decision = self.decide(prefix)
             if not decision.fp8:
-                return UnquantizedFusedMoEMethod(layer.moe_config)
-            raise NotImplementedError(
-                f"{prefix} has routed experts, which this version does not run in FP8 ({decision.reason}); "
-                'keep them with {"fp8rt": {"rules": [{"glob": "*.experts*", "decision": "keep"}]}}'
-            )
+                return experts.kept(layer, prefix)
+            return experts.Fp8rtMoEMethod(self, layer, prefix, decision)
         return super().get_quant_method(layer, prefix)
 
 

@@ -1,5 +1,6 @@
 """How a layer is filled: parts, blocks, and what has arrived. No vllm."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -7,14 +8,17 @@ import torch
 
 BLOCK = 128
 
+# (experts, rows, columns) in elements. A matrix is one expert.
+Axes = tuple[int, int, int]
+
 
 @dataclass(frozen=True)
 class Region:
-    """A box of a source that fills a box of a destination; (rows, columns) in elements."""
+    """A box of a source that fills a box of a destination."""
 
-    source_first: tuple[int, int]
-    extent: tuple[int, int]
-    destination_first: tuple[int, int]
+    source_first: Axes
+    extent: Axes
+    destination_first: Axes
 
 
 def blocks(extent: int) -> int:
@@ -26,17 +30,24 @@ def scale_rows(parts: list[int]) -> int:
     return sum(blocks(rows) for rows in parts)
 
 
+def view(tensor: torch.Tensor, first: Axes, extent: Axes) -> torch.Tensor:
+    """A box of a matrix or of a slab, as [experts, rows, columns]."""
+    whole = tensor[(None,) * (3 - tensor.dim())]
+    return whole[tuple(slice(begin, begin + size) for begin, size in zip(first, extent, strict=True))]
+
+
 @dataclass
 class LayerState:
-    """What a layer of ours keeps beside its tensors."""
+    """What a layer of ours keeps beside a weight."""
 
     prefix: str
-    # Rows of the merged parts, in order.
+    # Rows of the merged parts, in order; the same in every expert.
     parts: list[int]
     columns: int
     decision: object
     # vLLM's own loader, which knows tensor parallelism and fused names.
     loader: Callable
+    experts: int = 1
     # Arguments of a call of the loader, to what it copied.
     regions: dict = field(default_factory=dict)
     # Destinations that values or codes have filled, and scales, since the last check.
@@ -50,7 +61,7 @@ class LayerState:
 
     def block_rows(self, region: Region) -> tuple[int, int, list[int]]:
         """First row and number of rows in the scales, and the rows of the parts that the region holds."""
-        first, last = region.destination_first[0], region.destination_first[0] + region.extent[0]
+        first, last = region.destination_first[1], region.destination_first[1] + region.extent[1]
         begin, row, held, scale_first = 0, 0, [], None
         for rows in self.parts:
             low, high = max(first, begin), min(last, begin + rows)
@@ -61,23 +72,24 @@ class LayerState:
                 if (low - begin) % BLOCK or ((high - begin) % BLOCK and high != begin + rows):
                     raise ValueError(f"{self.prefix}: rows {first} to {last} cut a block of the part at row {begin}")
             begin, row = begin + rows, row + blocks(rows)
-        left, right = region.destination_first[1], region.destination_first[1] + region.extent[1]
+        left, right = region.destination_first[2], region.destination_first[2] + region.extent[2]
         if left % BLOCK or (right % BLOCK and right != self.columns):
             raise ValueError(f"{self.prefix}: columns {left} to {right} cut a block")
         return scale_first or 0, scale_rows(held), held
 
     def scale_view(self, scales: torch.Tensor, region: Region) -> torch.Tensor:
-        """The scales of a region's blocks."""
-        first, rows, _ = self.block_rows(region)
-        return scales[first : first + rows].narrow(1, region.destination_first[1] // BLOCK, blocks(region.extent[1]))
+        """The scales of a region's blocks, for each of its experts."""
+        row, rows, _ = self.block_rows(region)
+        first = (region.destination_first[0], row, region.destination_first[2] // BLOCK)
+        return view(scales, first, (region.extent[0], rows, blocks(region.extent[2])))
 
     def check(self, may_be_empty: bool) -> None:
         """Raises if something of the layer did not arrive since the last check; nothing at all may, once complete."""
         arrived = self.weights or self.scales or self.waiting
         if not arrived and (self.complete or may_be_empty):
             return
-        total = sum(self.parts) * self.columns
-        weights, scales = (sum(r.extent[0] * r.extent[1] for r in filled) for filled in (self.weights, self.scales))
+        total = self.experts * sum(self.parts) * self.columns
+        weights, scales = (sum(math.prod(r.extent) for r in filled) for filled in (self.weights, self.scales))
         if self.waiting or weights != total or scales != total:
             raise RuntimeError(
                 f"fp8rt: {self.prefix}: of {total} elements {weights} arrived, and scales for {scales}; "
@@ -90,3 +102,9 @@ class LayerState:
         self.weights.clear()
         self.scales.clear()
         self.complete = True
+
+
+def states(module: torch.nn.Module) -> dict[str, LayerState]:
+    """What a module keeps of its weights, by name: a linear of one, experts of two; empty if it is not ours."""
+    own = getattr(module, "fp8rt", {})
+    return {"weight": own} if isinstance(own, LayerState) else own

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .layer import BLOCK, LayerState, Region, blocks
+from .layer import BLOCK, Axes, LayerState, Region, blocks, view
 
 PADDING = (torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default)
 
@@ -64,21 +64,30 @@ def stand_in(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
-def box(part: torch.Tensor, whole: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """First (row, column) and extents of a view of a packed matrix or vector; None if it is no box of the same axes."""
-    if whole.dim() > 2 or part.dim() > 2 or not whole.is_contiguous() or not part.numel():
+def box(part: torch.Tensor, whole: torch.Tensor) -> tuple[Axes, Axes] | None:
+    """Where a view of a packed tensor begins, and its extents; None if it is no box of the same axes."""
+    if whole.dim() > 3 or part.dim() > 3 or not packed(whole) or not part.numel():
         return None
-    columns = matrix(whole)[0][1]
-    extent, stride = matrix(part)
-    offset = part.storage_offset() - whole.storage_offset()
-    first = (offset // columns, offset % columns)
-    straight = (extent[0] == 1 or stride[0] == columns) and (extent[1] == 1 or stride[1] == 1)
-    return (first, extent) if straight and first[1] + extent[1] <= columns else None
+    limit, steps = three_axes(whole)
+    extent, stride = three_axes(part)
+    offset, first = part.storage_offset() - whole.storage_offset(), [0, 0, 0]
+    for axis in sorted((axis for axis in range(3) if limit[axis] > 1), key=lambda axis: -steps[axis]):
+        first[axis], offset = divmod(offset, steps[axis])
+    straight = all(
+        first[axis] + extent[axis] <= limit[axis] and (extent[axis] == 1 or stride[axis] == steps[axis])
+        for axis in range(3)
+    )
+    return (tuple(first), extent) if straight else None
 
 
-def matrix(tensor: torch.Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Extents and strides as (rows, columns): a vector is one row."""
-    missing = 2 - tensor.dim()
+def packed(tensor: torch.Tensor) -> bool:
+    """Whether it fills its memory without gaps, in any order of its axes."""
+    return tensor.permute(sorted(range(tensor.dim()), key=lambda axis: -tensor.stride(axis))).is_contiguous()
+
+
+def three_axes(tensor: torch.Tensor) -> tuple[Axes, Axes]:
+    """Extents and strides as (experts, rows, columns): a vector is one row."""
+    missing = 3 - tensor.dim()
     return (1,) * missing + tuple(tensor.shape), (0,) * missing + tuple(tensor.stride())
 
 
@@ -112,8 +121,21 @@ def record(
 def load_weight(
     self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any
 ) -> None:
-    """The loader of a layer's weight: values are quantized, codes copied. A parameter on meta is counted by vLLM."""
-    state: LayerState = self.fp8rt
+    """The loader of a linear's weight."""
+    fill(self.fp8rt, self.weight_scale_inv, param, loaded_weight, args, kwargs)
+
+
+def load_scales(
+    self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any
+) -> None:
+    """The loader of a serialized linear's scales."""
+    fill_scales(self.fp8rt, param, loaded_weight, args, kwargs)
+
+
+def fill(
+    state: LayerState, scales: torch.Tensor, param: torch.Tensor, loaded_weight: torch.Tensor, args: tuple, kwargs: dict
+) -> None:
+    """Values are quantized, codes copied, to where vLLM's loader would. A parameter on meta is counted by vLLM."""
     if param.is_meta or loaded_weight.is_meta:
         state.loader(param, loaded_weight, *args, **kwargs)
         return
@@ -130,9 +152,10 @@ def load_weight(
             continue
         held = state.block_rows(region)[2]
         torch.ops.fp8rt.quantize_weight(
-            source,
+            # A slab may be stored with its rows and columns swapped.
+            source if source.stride(-1) == 1 else source.contiguous(),
             target,
-            state.scale_view(self.weight_scale_inv.data, region),
+            state.scale_view(scales.data, region),
             state.decision.weight_recipe,
             state.decision.weight_scale_format,
             None,
@@ -141,20 +164,17 @@ def load_weight(
         state.scales[region] = None
     waiting = state.waiting.pop(call_of(args, kwargs), None)
     if waiting is not None:
-        load_scales(self, self.weight_scale_inv, waiting, *args, **kwargs)
+        fill_scales(state, scales, waiting, args, kwargs)
 
 
-def load_scales(
-    self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any
-) -> None:
-    """The loader of a serialized layer's scales: they go where the codes of the same call went."""
-    state: LayerState = self.fp8rt
+def fill_scales(state: LayerState, param: torch.Tensor, loaded_weight: torch.Tensor, args: tuple, kwargs: dict) -> None:
+    """They go where the codes of the same call went."""
     grid = tuple(loaded_weight.shape)
     regions = next(
         (
             regions
             for (shape, *call), regions in state.regions.items()
-            if tuple(call) == call_of(args, kwargs) and tuple(map(blocks, shape)) == grid
+            if tuple(call) == call_of(args, kwargs) and grid_of(shape) == grid
         ),
         None,
     )
@@ -165,23 +185,23 @@ def load_scales(
         state.waiting[call_of(args, kwargs)] = loaded_weight.clone()
         return
     for region in regions:
-        if region.source_first[0] % BLOCK or region.source_first[1] % BLOCK:
+        expert, row, column = region.source_first
+        if row % BLOCK or column % BLOCK:
             raise ValueError(
-                f"fp8rt: {state.prefix}: this rank's codes begin at {region.source_first}, inside of a "
+                f"fp8rt: {state.prefix}: this rank's codes begin at {(row, column)}, inside of a "
                 "block; a checkpoint that is quantized already cannot be cut there"
             )
-        first = tuple(first // BLOCK for first in region.source_first)
         target = state.scale_view(param.data, region)
-        target.copy_(view(loaded_weight, first, tuple(target.shape)))
+        target.copy_(view(loaded_weight, (expert, row // BLOCK, column // BLOCK), tuple(target.shape)))
         if not param.is_meta:
             state.scales[region] = None
+
+
+def grid_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a weight's scales."""
+    return (*shape[:-2], *map(blocks, shape[-2:]))
 
 
 def call_of(args: tuple, kwargs: dict) -> tuple:
     """What tells one call of a loader from another."""
     return args, tuple(sorted(kwargs.items()))
-
-
-def view(tensor: torch.Tensor, first: tuple[int, int], extent: tuple[int, int]) -> torch.Tensor:
-    """A box of a matrix."""
-    return tensor[first[0] : first[0] + extent[0], first[1] : first[1] + extent[1]]

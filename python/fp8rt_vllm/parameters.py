@@ -6,7 +6,7 @@ import torch
 
 from fp8rt.plan import DTYPES, Destination
 
-from .layer import LayerState
+from .layer import LayerState, states
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,16 @@ def kept(data: torch.Tensor) -> bool:
 def parameters(model: torch.nn.Module) -> list[Parameter]:
     """Those that the library can fill. The scales of a layer of ours belong to its codes."""
     layers = {
-        f"{prefix}.weight" if prefix else "weight": module
+        f"{prefix}.{weight}" if prefix else weight: (getattr(module, f"{weight}_scale_inv"), state)
         for prefix, module in model.named_modules()
-        if isinstance(getattr(module, "fp8rt", None), LayerState)
+        for weight, state in states(module).items()
     }
     found = []
     for name, parameter in model.named_parameters():
-        data, layer = parameter.data, layers.get(name)
-        if layer is not None:
-            found.append(Parameter(name, data, layer.weight_scale_inv.detach(), layer.fp8rt))
+        data = parameter.data
+        if name in layers:
+            scales, state = layers[name]
+            found.append(Parameter(name, data, scales.detach(), state))
         elif kept(data) and name.removesuffix("_scale_inv") not in layers:
             found.append(Parameter(name, data, None, None))
     return found

@@ -2,6 +2,7 @@
 with a source without memory, and what that would copy is recorded; from then on the library replays the record.
 """
 
+import contextlib
 import dataclasses
 import weakref
 from collections.abc import Iterable
@@ -30,6 +31,8 @@ class Record:
         self.shapes: dict[str, tuple[int, ...]] = {}
         # Names whose loader computes, reshapes or casts: it runs every time.
         self.direct: set[str] = set()
+        # Names that the loader takes with their last two axes swapped: boxes count them so.
+        self.transposed: set[str] = set()
 
 
 class ModelRefit:
@@ -188,14 +191,14 @@ class ModelRefit:
         return self._model().get_parameter(name).data_ptr()
 
     def _on_device(self, items: list) -> list:
-        return [
-            (
-                name,
-                weight.to(self.device, non_blocking=True),
-                None if scales is None else scales.to(self.device, non_blocking=True),
-            )
-            for name, weight, scales in items
-        ]
+        return [(name, self._brought(name, weight), self._brought(name, scales)) for name, weight, scales in items]
+
+    def _brought(self, name: str, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        """As the boxes of a name count it."""
+        if tensor is None:
+            return None
+        tensor = tensor.to(self.device, non_blocking=True)
+        return tensor.transpose(-1, -2).contiguous() if name in self.record.transposed else tensor
 
     def _check_shapes(self, items: list) -> None:
         """A name keeps its shape: the record is of that shape."""
@@ -214,11 +217,12 @@ class ModelRefit:
             for one in new:
                 self.learn([one])
             return
+        claimed = self._claimed({name: source for name, source in sources.items() if name not in copies})
         for name, weight in new:
             self.record.shapes[name] = tuple(weight.shape)
             self.record.boxes[name] = []
-            boxes = None if computed else self._boxes(name, sources[name], copies.get(name, []))
-            if boxes is None or (not boxes and self._claims(name, sources[name])):
+            boxes = None if computed or name in claimed else self._boxes(name, sources[name], copies.get(name, []))
+            if boxes is None:
                 self.record.direct.add(name)
             else:
                 self.record.boxes[name] = boxes
@@ -236,31 +240,48 @@ class ModelRefit:
             copies.setdefault(name, []).append((to, come))
         return copies, computed
 
-    def _claims(self, name: str, source: torch.Tensor) -> bool:
-        """Whether the model says that it loaded a name of which no copy was seen: then its loader computes."""
+    def _claimed(self, sources: dict[str, torch.Tensor]) -> set[str]:
+        """Those of which the model says that it loaded them, though no copy was seen: then their loaders compute. It is
+        asked for many at once: of experts most lie on other ranks.
+        """
+        if not sources:
+            return set()
         with loading.CopyRecorder(self._by_storage):
-            return bool(self._model().load_weights(iter([(name, source)])))
+            if not self._model().load_weights(iter(sources.items())):
+                return set()
+        if len(sources) == 1:
+            return set(sources)
+        items, middle = list(sources.items()), len(sources) // 2
+        return self._claimed(dict(items[:middle])) | self._claimed(dict(items[middle:]))
 
     def _boxes(self, name: str, source: torch.Tensor, copies: list) -> list[Box] | None:
         """None: something that the library does not do, so that vLLM's loader must."""
-        boxes = []
-        for to, come in copies:
-            index = self._by_storage.get(to.untyped_storage().data_ptr())
-            if index is None:
-                return None
-            destination = self.destinations[index]
-            try:
-                region = loading.region_of(to, destination.codes, come, source)
-            except ValueError:
+        indices = [self._by_storage.get(to.untyped_storage().data_ptr()) for to, _ in copies]
+        if None in indices:
+            return None
+        found = [self.destinations[index] for index in indices]
+        regions = None
+        # A slab of experts may have its rows and columns swapped.
+        for whole in (source, source.transpose(-1, -2))[: source.dim()]:
+            with contextlib.suppress(ValueError):
+                regions = [
+                    loading.region_of(to, destination.codes, come, whole)
+                    for (to, come), destination in zip(copies, found, strict=True)
+                ]
+                break
+        if regions is None:
+            for destination in found:
                 if destination.state is not None:
-                    raise ValueError(f"fp8rt: {name} does not fill a box of {destination.name}") from None
-                return None
-            if destination.state is None and source.dtype != destination.codes.dtype:
-                return None
-            boxes.append(
-                Box(name, index, (0, *region.source_first), (1, *region.extent), (0, *region.destination_first))
-            )
-        return boxes
+                    raise ValueError(f"fp8rt: {name} does not fill a box of {destination.name}")
+            return None
+        if any(destination.state is None and source.dtype != destination.codes.dtype for destination in found):
+            return None
+        if whole is not source:
+            self.record.transposed.add(name)
+        return [
+            Box(name, index, region.source_first, region.extent, region.destination_first)
+            for index, region in zip(indices, regions, strict=True)
+        ]
 
     def _plan(self, names: list[str], partly: bool) -> RefitPlan:
         boxes = [box for name in names for box in self.record.boxes[name]]

@@ -27,8 +27,8 @@ class LoadingTest(unittest.TestCase):
         from fp8rt_vllm.loading import box, stand_in
 
         whole = stand_in(torch.empty(6, 8))
-        self.assertEqual(box(whole[2:5, 1:4], whole), ((2, 1), (3, 3)))
-        self.assertEqual(box(whole[4], whole), ((4, 0), (1, 8)))
+        self.assertEqual(box(whole[2:5, 1:4], whole), ((0, 2, 1), (1, 3, 3)))
+        self.assertEqual(box(whole[4], whole), ((0, 4, 0), (1, 1, 8)))
         for view in (whole.t(), whole[::2], whole[:, ::2], whole.view(12, 4), whole.view(-1)[4:12], whole[:, :0]):
             self.assertIsNone(box(view, whole), (view.shape, view.stride()))
 
@@ -68,7 +68,7 @@ class LoadingTest(unittest.TestCase):
                 (region,) = made.fp8rt.weights
                 self.assertEqual(
                     (region.source_first, region.extent, region.destination_first),
-                    ((64 * (rank // 2), 0), (64, 256), (128, 0)),
+                    ((0, 64 * (rank // 2), 0), (1, 64, 256), (0, 128, 0)),
                 )
 
     def test_a_loader_that_writes_by_an_op(self):

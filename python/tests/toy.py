@@ -2,6 +2,8 @@
 
 import torch
 
+from fp8rt_vllm.layer import states
+
 HIDDEN, HEAD, HEADS, KEYS, INNER, VOCABULARY = 256, 64, 4, 2, 384, 320
 STACKED = (
     ("qkv_proj", "q_proj", "q"),
@@ -111,8 +113,8 @@ def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     found = dict(model.named_parameters())
     for prefix, module in model.named_modules():
-        if hasattr(module, "fp8rt"):
-            found[f"{prefix}.weight_scale_inv"] = module.weight_scale_inv
+        for weight in states(module):
+            found[f"{prefix}.{weight}_scale_inv"] = getattr(module, f"{weight}_scale_inv")
     return found
 
 

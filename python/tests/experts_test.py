@@ -1,0 +1,141 @@
+"""Routed experts: what their loaders fill, what reaches vLLM's kernel, and what is refused."""
+
+import itertools
+import unittest
+
+import torch
+import toy
+import toy_moe
+import world
+from toy_moe import PREFIX
+
+
+def loaded(weights: dict, config=None, **keys) -> torch.nn.Module:
+    model = toy_moe.make(config or world.config(), **keys)
+    model.load_weights(weights.items())
+    return toy.processed(model)
+
+
+class ExpertsTest(unittest.TestCase):
+    def setUp(self):
+        self.enterContext(world.world())
+        self.calls = self.enterContext(toy_moe.cpu_kernel())
+
+    def test_single_experts_and_slabs(self):
+        weights = toy_moe.weights(1)
+        wanted = toy_moe.expected(weights)
+        for transposed in (None, False, True):
+            with self.subTest(transposed=transposed):
+                brought = weights if transposed is None else toy_moe.slabs(weights, transposed)
+                model = loaded(brought, transposed=bool(transposed))
+                self.assertEqual(toy_moe.differs(toy_moe.layer_of(model), wanted), [])
+
+    def test_ranks_hold_their_own(self):
+        weights = toy_moe.weights(1)
+        for rank in range(2):
+            for kind in ("tp", "ep"):
+                with self.subTest(rank=rank, kind=kind):
+                    ranks = {kind: (rank, 2)}
+                    model = loaded(weights, ranks=toy_moe.parallel(**ranks))
+                    layer, wanted = toy_moe.layer_of(model), toy_moe.expected(weights, **ranks)
+                    self.assertEqual(toy_moe.differs(layer, wanted), [])
+                    self.assertEqual(layer.w13_weight.shape[0], 4 if kind == "tp" else 2)
+                    self.assertEqual(layer.w2_weight.shape[2], 128 if kind == "tp" else 256)
+
+    def test_power_of_two_weights(self):
+        weights = toy_moe.weights(1)
+        config = world.config({"precision": "fp8", "pow2_weight_scaling_factors": True})
+        layer = toy_moe.layer_of(loaded(weights, config))
+        self.assertEqual(toy_moe.differs(layer, toy_moe.expected(weights, settings=(0, 1))), [])
+        self.assertTrue(torch.equal(layer.w2_weight_scale_inv.log2() % 1, torch.zeros_like(layer.w2_weight_scale_inv)))
+
+    def test_the_loader_answers_as_vllms(self):
+        layer = toy_moe.routed(world.config(), toy_moe.parallel(ep=(1, 2)))
+        weight = torch.randn(toy_moe.INNER, toy_moe.HIDDEN).bfloat16()
+        call = {"weight_name": "w13_weight", "shard_id": "w1"}
+        loader = layer.w13_weight.weight_loader
+        self.assertIs(loader.__self__, layer)
+        self.assertTrue(loader.supports_moe_loading)
+        answers = [loader(layer.w13_weight, weight, **call, expert_id=e, return_success=True) for e in (0, 1, 2, 3)]
+        self.assertEqual(answers, [False, False, True, True])
+        self.assertIsNone(loader(layer.w13_weight, weight, **call, expert_id=0))
+        self.assertIsNone(loader(layer.w13_weight, weight, **call, expert_id=3))
+
+    def test_what_reaches_the_kernel(self):
+        for kind in (None, "tp", "ep"):
+            with self.subTest(kind=kind):
+                ranks = {} if kind is None else {kind: (1, 2)}
+                weights = toy_moe.weights(1)
+                layer = toy_moe.layer_of(loaded(weights, ranks=toy_moe.parallel(**ranks)))
+                x = (torch.randn(5, toy_moe.HIDDEN) / 8).bfloat16()
+                routes = torch.tensor([[0, 1], [2, 3], [1, 3], [3, 0], [2, 1]], dtype=torch.int32)
+                shares = torch.rand(5, 2)
+                y = layer.forward_modular(x, shares, routes)
+                call = self.calls[-1]
+                self.assertEqual(call["w1"].data_ptr(), layer.w13_weight.data_ptr())
+                self.assertEqual(call["w2"].data_ptr(), layer.w2_weight.data_ptr())
+                self.assertEqual(call["global_num_experts"], toy_moe.EXPERTS)
+                config = layer.quant_method.moe_quant_config
+                self.assertEqual(list(config.block_shape), [128, 128])
+                self.assertTrue(config.use_fp8_w8a8)
+                self.assertEqual(config.w1_scale.data_ptr(), layer.w13_weight_scale_inv.data_ptr())
+                self.assertEqual(config.w2_scale.data_ptr(), layer.w2_weight_scale_inv.data_ptr())
+                self.assertIsNone(config.a1_scale)
+                wanted = self.reference(weights, x, shares, routes, kind)
+                torch.testing.assert_close(y.double(), wanted, rtol=0.01, atol=0.06 * float(wanted.abs().max()))
+
+    def reference(self, weights, x, shares, routes, kind) -> torch.Tensor:
+        """With the trainer's weights, in float64."""
+        y = torch.zeros(x.shape, dtype=torch.float64)
+        half = slice(128, 256) if kind == "tp" else slice(None)
+        for token, slot in itertools.product(range(len(x)), range(toy_moe.TOP)):
+            expert, share = int(routes[token, slot]), shares[token, slot].double()
+            if kind == "ep" and expert < 2:
+                continue
+            gate, up, down = (
+                weights[f"{PREFIX}.{expert}.{name}.weight"].double() for name in ("gate_proj", "up_proj", "down_proj")
+            )
+            gate_up = torch.cat([gate[half], up[half]])
+            y[token] += share * toy_moe.mlp(x[token].double(), gate_up, down[:, half])
+        return y
+
+    def test_kernels_are_built_once_and_nothing_is_touched_later(self):
+        model = loaded(toy_moe.weights(1))
+        layer = toy_moe.layer_of(model)
+        before, bytes_before = toy.addresses(model), toy.state(model)
+        kernel, config = layer.quant_method.moe_kernel, layer.quant_method.moe_quant_config
+        toy.processed(toy.processed(model))
+        self.assertIs(layer.quant_method.moe_kernel, kernel)
+        self.assertIs(layer.quant_method.moe_quant_config, config)
+        self.assertEqual(toy.addresses(model), before)
+        self.assertEqual(toy.same(bytes_before, toy.state(model)), [])
+
+    def test_a_layer_that_is_filled_in_part_is_named(self):
+        for gone, named in (("1.up_proj", "w13_weight"), ("3.down_proj", "w2_weight")):
+            weights = toy_moe.weights(1)
+            del weights[f"{PREFIX}.{gone}.weight"]
+            with self.assertRaisesRegex(RuntimeError, f"{PREFIX}.{named}: of .* elements .* arrived"):
+                loaded(weights)
+
+    def test_a_stock_cast_and_a_loader_that_writes_by_an_op(self):
+        layer = toy_moe.routed(world.config())
+        layer.w2_weight.data.copy_(torch.randn(layer.w2_weight.shape))
+        with self.assertRaisesRegex(RuntimeError, "casts without scaling"):
+            for name in ("0.gate_proj", "0.up_proj", "0.down_proj"):
+                list(layer.load_weights([(f"{name}.weight", toy_moe.weights(1)[f"{PREFIX}.{name}.weight"])]))
+            layer.quant_method.process_weights_after_loading(layer)
+        layer.fp8rt["w2_weight"].loader = lambda param, *_args, **_keys: param.data.view(torch.uint8).add_(1)
+        with self.assertRaisesRegex(RuntimeError, f"{PREFIX}.w2_weight: the weight loader copied nothing"):
+            layer.w2_weight.weight_loader(layer.w2_weight, torch.randn(384, 256).bfloat16(), "w2_weight", "w2", 2)
+
+    def test_biases_are_kept(self):
+        layer = toy_moe.routed(world.config(), has_bias=True)
+        self.assertEqual(layer.w13_bias.shape, (4, 512))
+        self.assertEqual(layer.w2_bias.dtype, torch.bfloat16)
+        config = layer.quant_method.get_fused_moe_quant_config(layer)
+        self.assertIs(config.w1_bias, layer.w13_bias)
+        self.assertIs(config.w2_bias, layer.w2_bias)
+
+
+if __name__ == "__main__":
+    unittest.main()
