@@ -262,7 +262,7 @@ class ModelRefit:
         found = [self.destinations[index] for index in indices]
         regions = None
         # A slab of experts may have its rows and columns swapped.
-        for whole in (source, source.transpose(-1, -2))[: source.dim()]:
+        for whole in (source, *([source.transpose(-1, -2)] if source.dim() > 1 else [])):
             with contextlib.suppress(ValueError):
                 regions = [
                     loading.region_of(to, destination.codes, come, whole)
