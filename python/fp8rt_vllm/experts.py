@@ -235,9 +235,9 @@ def load_weight(
     """The loader of codes, called as vLLM's own: one expert of all ranks', or a whole slab."""
     mine = is_mine(self, expert_id)
     if mine:
-        name = param.fp8rt_weight
-        scales, call = getattr(self, f"{name}_scale_inv"), {"shard_id": shard_id, "expert_id": expert_id}
-        loading.fill(self.fp8rt[name], scales, param, loaded_weight, (), call)
+        name, call = param.fp8rt_weight, {"shard_id": shard_id, "expert_id": expert_id}
+        check_turn(self.fp8rt[name], loaded_weight, shard_id, expert_id)
+        loading.fill(self.fp8rt[name], getattr(self, f"{name}_scale_inv"), param, loaded_weight, (), call)
     return mine if return_success else None
 
 
@@ -253,9 +253,22 @@ def load_scales(
     """The loader of serialized scales."""
     mine = is_mine(self, expert_id)
     if mine:
-        call = {"shard_id": shard_id, "expert_id": expert_id}
-        loading.fill_scales(self.fp8rt[param.fp8rt_weight], param, loaded_weight, (), call)
+        state, call = self.fp8rt[param.fp8rt_weight], {"shard_id": shard_id, "expert_id": expert_id}
+        check_turn(state, loaded_weight, shard_id, expert_id)
+        loading.fill_scales(state, param, loaded_weight, (), call)
     return mine if return_success else None
+
+
+def check_turn(state: LayerState, loaded_weight: torch.Tensor, *call: Any) -> None:
+    """vLLM 0.25.1 guesses by its shape whether a slab is transposed, and guesses wrong for scales of slabs."""
+    if loaded_weight.is_meta or loaded_weight.dim() != 2 or 1 in loaded_weight.shape:
+        return
+    turned = loaded_weight.stride(-1) != 1
+    if state.turned.setdefault(call, turned) != turned:
+        raise ValueError(
+            f"fp8rt: {state.prefix}, expert {call[1]}: of codes and scales vLLM transposed only one; bring this "
+            "checkpoint expert by expert, or through fp8rt_vllm.load_weights"
+        )
 
 
 def is_mine(layer: RoutedExperts, expert_id: int) -> bool:

@@ -55,6 +55,8 @@ class LayerState:
     scales: dict[Region, None] = field(default_factory=dict)
     # Scales that came before their codes.
     waiting: dict = field(default_factory=dict)
+    # Arguments of a call, to whether the loader was given a transposed view.
+    turned: dict = field(default_factory=dict)
     complete: bool = False
     # What linear_prepare said.
     prepared: str = ""
@@ -101,6 +103,7 @@ class LayerState:
         """Everything arrived, and is awaited anew."""
         self.weights.clear()
         self.scales.clear()
+        self.turned.clear()
         self.complete = True
 
 

@@ -62,6 +62,9 @@ class ModelRefit:
         if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
             self.finish()
         if not self._open:
+            if not self._starts(items):
+                self._check_shapes(items)
+                return
             self._begin()
         new = [(name, weight) for name, weight, _ in items if name not in self.record.shapes]
         if new:
@@ -75,6 +78,10 @@ class ModelRefit:
                 self._by_loader.update(self._model().load_weights(iter(direct)) or ())
         if self.plan is not None and self._complete():
             self._close(self.plan.finish())
+
+    def _starts(self, items: list) -> bool:
+        """Whether a bucket begins a refit: one with experts of other ranks alone may come when this rank has all."""
+        return any(self.record.boxes.get(name, True) or name in self.record.direct for name, _, _ in items)
 
     def _grow(self, new: list[tuple[str, torch.Tensor]]) -> None:
         """Names that no refit had. Not amid one that is counted by a plan of all names."""
@@ -117,13 +124,13 @@ class ModelRefit:
 
     def finish(self) -> Receipt:
         """Ends a refit; raises, naming what is missing. After the last bucket completed it: its receipt again."""
+        missing = sorted(self._waiting) or sorted(self.record.direct - self._arrived)
+        if missing:
+            raise RuntimeError(f"fp8rt: {missing[0]} did not arrive whole, of {len(missing)} that did not")
         if not self._open:
             if self.receipt is None:
                 raise RuntimeError("fp8rt: no refit was begun")
             return self.receipt
-        missing = sorted(self._waiting) or sorted(self.record.direct - self._arrived)
-        if missing:
-            raise RuntimeError(f"fp8rt: {missing[0]} did not arrive whole, of {len(missing)} that did not")
         if self.plan is not None:
             self._close(self.plan.finish())
         else:
@@ -185,7 +192,7 @@ class ModelRefit:
     @property
     def begun(self) -> bool:
         """Whether there was a refit."""
-        return self._open or self.receipt is not None
+        return self._open or self.receipt is not None or bool(self._waiting)
 
     def _address(self, name: str) -> int:
         return self._model().get_parameter(name).data_ptr()
