@@ -28,10 +28,10 @@ from fp8rt import library
 
 from . import loading
 from .layer import BLOCK, LayerState, blocks
+from .settings import MOE_BACKEND
 
 logger = init_logger(f"vllm.{__name__}")
 
-MOE_BACKEND = "triton"
 # Of experts that stay as they are: backends that keep the order in which weights arrive. The others are not refitted
 # in place, since their post-load step moves what arrived.
 IN_ORDER = ("TRITON", "BATCHED_TRITON", "CPU")

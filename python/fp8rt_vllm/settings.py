@@ -30,6 +30,8 @@ READ = (
 )
 PREFIXES = "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"
 KV_CACHE = ("auto", "fp8", "fp8_e4m3")
+# vLLM's kernels for experts that take weights in the order in which they arrive, so that a refit in place is right.
+MOE_BACKEND = "triton"
 
 
 class VllmSettings(NamedTuple):
@@ -52,14 +54,14 @@ def vllm_kwargs(
     """
     given, user = parted(vllm_cfg, user_kwargs)
     model = model_json(model_config)
-    check(given, model)
+    policy = check(given, model)
     settings = {key: value for key, value in given.items() if key in (*READ, METHOD)}
-    if settings.get("precision") != "fp8":
+    if policy is None:
         return VllmSettings(user, {})
     own = quantization_config(settings)
     if in_blocks((model or {}).get("quantization_config") or {}):
         own["serialized"] = True
-    return VllmSettings(merged_kwargs(user, own, settings), environment(settings))
+    return VllmSettings(merged_kwargs(user, own, settings), environment(settings, policy))
 
 
 def parted(vllm_cfg: Mapping[str, Any], user_kwargs: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -101,8 +103,10 @@ def in_blocks(config: Mapping[str, Any]) -> bool:
     return config.get("quant_method") == "fp8" and config.get("weight_block_size") == BLOCKS["weight_block_size"]
 
 
-def check(settings: Mapping[str, Any], config: dict[str, Any] | None) -> None:
-    """The library reads the settings, so that what is wrong is said here, by name."""
+def check(settings: Mapping[str, Any], config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The library reads the settings, so that what is wrong is said here, by name. What it made of them; None without
+    FP8.
+    """
     from fp8rt.library import Policy
 
     kv_cache = settings.get("kv_cache_dtype", "auto")
@@ -113,11 +117,11 @@ def check(settings: Mapping[str, Any], config: dict[str, Any] | None) -> None:
         raise ValueError(f"kv_cache_dtype is {kv_cache!r}: that needs precision \"fp8\", which is "
                          f"{settings.get('precision')!r}")
     if not fp8:
-        return
+        return None
     if config is None:
         # The workers know the model; the number of its layers is checked there.
         settings = {key: value for key, value in settings.items() if key != "num_last_layers_in_bf16"}
-    Policy(settings, config=config)
+    return json.loads(Policy(settings, config=config).text)
 
 
 def quantization_config(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,10 +129,13 @@ def quantization_config(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"quant_method": METHOD, **copy.deepcopy(BLOCKS), "settings": copy.deepcopy(dict(settings))}
 
 
-def environment(settings: Mapping[str, Any]) -> dict[str, str]:
-    """DeepGEMM is off for vLLM's own layers as well where the settings say so. Scales stay as they were made: vLLM
-    would round them to powers of two, and quantize the weights once more."""
-    result = {"VLLM_USE_DEEP_GEMM_E8M0": "0"}
+def environment(settings: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, str]:
+    """DeepGEMM is off for vLLM's own layers as well where the settings say so.
+
+    E8M0 is how vLLM's kernels for experts make scales of activations: powers of two or not. On weights of its own
+    methods, where DeepGEMM runs them, vLLM then rounds the scales and quantizes once more; ours are never given to it.
+    """
+    result = {"VLLM_USE_DEEP_GEMM_E8M0": "1" if policy["activation"]["scale_format"] == "POW2" else "0"}
     inner = settings.get(METHOD) or {}
     allowed = settings.get("use_deep_gemm", inner.get("use_deep_gemm"))
     if allowed is not None:
@@ -156,7 +163,18 @@ def merged_kwargs(user: dict[str, Any], own: dict[str, Any], settings: Mapping[s
         expected = (None, value, "fp8") if key == "quantization" else (None, value)
         if given not in expected:
             raise ValueError(f"{key} is {given!r} in the arguments of LLM(...), the settings of FP8 need {value!r}")
+    ours["moe_backend"] = MOE_BACKEND
+    for key, given in moe_backends(user).items():
+        if str(given).lower() not in ("auto", MOE_BACKEND):
+            raise ValueError(f"{key} is {given!r} in the arguments of LLM(...), refits of experts need {MOE_BACKEND!r}")
     return {**user, **ours, "hf_overrides": merged_overrides(user.get("hf_overrides"), own)}
+
+
+def moe_backends(user: dict[str, Any]) -> dict[str, Any]:
+    """Both places of vLLM's arguments that may name one; the first counts."""
+    inner = user.get("kernel_config")
+    within = inner.get("moe_backend", "auto") if isinstance(inner, dict) else getattr(inner, "moe_backend", "auto")
+    return {"moe_backend": user.get("moe_backend") or "auto", "kernel_config.moe_backend": within}
 
 
 def merged_overrides(user: Any, own: dict[str, Any]) -> Any:

@@ -12,7 +12,6 @@ import unittest
 from unittest import mock
 
 from vllm.config import DeviceConfig, ModelConfig, VllmConfig, set_current_vllm_config
-from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization import get_quantization_config
 from vllm.model_executor.layers.quantization.fp8 import Fp8Config
@@ -57,7 +56,8 @@ class InVllm(unittest.TestCase):
     def vllm_config(self, vllm_cfg=None, **kwargs):
         if vllm_cfg is not None:
             kwargs, _ = vllm_kwargs(vllm_cfg, self.model, kwargs)
-            kwargs.pop("kv_cache_dtype", None)
+            for key in ("kv_cache_dtype", "moe_backend"):
+                kwargs.pop(key, None)
         return VllmConfig(model_config=self.model_config(**kwargs), device_config=DeviceConfig(device="cpu"))
 
     def method(self, vllm_config, kind, prefix):
@@ -100,11 +100,6 @@ class Made(InVllm):
         config.quant_config.packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
         with self.assertRaisesRegex(RuntimeError, "q_proj"):
             self.method(config, LinearBase, "model.layers.1.self_attn.qkv_proj")
-
-    def test_experts_are_refused_by_name(self):
-        config = self.vllm_config({"precision": "fp8"})
-        with self.assertRaisesRegex(NotImplementedError, "model.layers.1.mlp.experts"):
-            self.method(config, RoutedExperts, "model.layers.1.mlp.experts")
 
     def test_deep_gemm_off_means_off_in_vllm_too(self):
         config = self.vllm_config({"precision": "fp8", "use_deep_gemm": False})

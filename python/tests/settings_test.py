@@ -147,6 +147,19 @@ class Merged(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "kv_cache_dtype is 'fp8'"):
             vllm_kwargs({"precision": "fp8", "kv_cache_dtype": "auto"}, MODEL, {"kv_cache_dtype": "fp8"})
 
+    def test_experts_run_in_triton(self):
+        inner = {"kernel_config": {"moe_backend": "auto"}}
+        for user in ({}, {"moe_backend": "auto"}, {"moe_backend": "Triton"}, inner):
+            kwargs, _ = vllm_kwargs({"precision": "fp8"}, MODEL, user)
+            self.assertEqual(kwargs["moe_backend"], "triton")
+        for user, named in (
+            ({"moe_backend": "flashinfer_cutlass"}, "moe_backend is 'flashinfer_cutlass'.*'triton'"),
+            ({"kernel_config": {"moe_backend": "deep_gemm"}}, "kernel_config.moe_backend is 'deep_gemm'"),
+            ({"kernel_config": types.SimpleNamespace(moe_backend="marlin")}, "kernel_config.moe_backend is 'marlin'"),
+        ):
+            with self.assertRaisesRegex(ValueError, named):
+                vllm_kwargs({"precision": "fp8"}, MODEL, user)
+
     def test_a_function_of_overrides_runs_first(self):
         kwargs, _ = vllm_kwargs({"precision": "fp8"}, MODEL, {"hf_overrides": overridden})
         function = pickle.loads(pickle.dumps(kwargs["hf_overrides"]))
@@ -164,6 +177,17 @@ class Environment(unittest.TestCase):
                 _, environment = vllm_kwargs({"precision": "fp8", **cfg}, MODEL)
                 self.assertEqual([environment.get(name) for name in both], [expected] * 2, cfg)
                 self.assertEqual(environment["VLLM_USE_DEEP_GEMM_E8M0"], "0")
+
+    def test_power_of_two_activations_of_experts(self):
+        for cfg, expected in (
+            ({"pow2_activation_scaling_factors": True}, "1"),
+            ({"use_activation_pow2_scale": True}, "1"),
+            ({"fp8rt": {"activation": {"scale_format": "pow2"}}}, "1"),
+            ({"pow2_activation_scaling_factors": False}, "0"),
+            ({"pow2_weight_scaling_factors": True}, "0"),
+        ):
+            _, environment = vllm_kwargs({"precision": "fp8", **cfg}, MODEL)
+            self.assertEqual(environment["VLLM_USE_DEEP_GEMM_E8M0"], expected, cfg)
 
     def test_filters_let_the_plugin_through(self):
         with mock.patch.dict(os.environ, {"VLLM_PLUGINS": "lora_resolver", PREFIXES: "MINE_"}):
