@@ -2,12 +2,15 @@
 
 import contextlib
 import dataclasses
+import functools
 from unittest import mock
 
 import torch
 from vllm.model_executor.layers.fused_moe.experts.triton_moe import TritonExperts
 
 PREFIX = "layers.0.mlp.experts"
+# Ops live as long as their library.
+KEPT = []
 EXPERTS, HIDDEN, INNER, TOP = 4, 384, 256, 2
 
 
@@ -62,6 +65,25 @@ def cpu_kernel():
     CpuExperts.calls.clear()
     with mock.patch.object(experts, "TritonExperts", CpuExperts):
         yield CpuExperts.calls
+
+
+@functools.cache
+def cpu_routing() -> None:
+    """The op that chooses experts, which vLLM's build for the CPU lacks."""
+    library = torch.library.Library("_moe_C", "FRAGMENT")
+    library.define(
+        "topk_softmax(Tensor(a!) weights, Tensor(b!) indices, Tensor(c!) rows, Tensor logits, bool renormalize, "
+        "Tensor? bias=None) -> ()"
+    )
+
+    def topk_softmax(weights, indices, rows, logits, renormalize, bias=None):
+        found = logits.float().softmax(-1).topk(weights.shape[-1])
+        shares = found.values / found.values.sum(-1, keepdim=True) if renormalize else found.values
+        weights.copy_(shares)
+        indices.copy_(found.indices)
+
+    library.impl("topk_softmax", topk_softmax, "CPU")
+    KEPT.append(library)
 
 
 def shapes(inner: int = INNER, hidden: int = HIDDEN, experts: int = EXPERTS) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,409 @@
+#!/usr/bin/env python3
+"""Runs vLLM with routed experts of the plugin on a GPU: generates, refits in buckets, and compares with fresh starts,
+with BF16 and with vLLM's own FP8, in bytes, tokens, log-probabilities, memory and time.
+
+    gpu_experts.py [--layers N] [--tp N] [--ep] [--parts WORD,...] [--out FILE.json] [--device cpu]
+
+`FP8RT_LIBRARY` names the library where the plugin is not installed. Every engine runs in a process of its own. The
+model is a Qwen3-MoE of random weights, with the shapes of the 30B one and few layers. A table comes last; a comparison
+that does not hold fails the run.
+
+Parts: eager, graphs (compiled, CUDA graphs), pow2 (eager, activations in powers of two), bf16, vllm_fp8 (vLLM's own).
+
+With --device cpu the model is tiny, and references take the place of vLLM's kernels for experts and for routing.
+Engine, loaders and refits are the real ones, in vLLM's build for the CPU (parts eager and bf16, the latter without
+refits: there vLLM packs weights that stay in BF16).
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from unittest import mock
+
+import gpu_vllm
+
+CONFIG = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "torch_dtype": "bfloat16",
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+TINY = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "moe_intermediate_size": 128,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+}
+PARTS = {
+    "eager": ["eager_refit", "eager_fresh"],
+    "graphs": ["graphs_refit", "graphs_fresh"],
+    "pow2": ["pow2_refit", "pow2_fresh"],
+    "bf16": ["bf16_refit"],
+    "vllm_fp8": ["stock_fresh"],
+}
+# Of a refit, against BF16 on the same path.
+MOST_TIME = 1.1
+CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--ep", action="store_true")
+    parser.add_argument("--parts", default="eager,graphs,pow2,bf16,vllm_fp8")
+    parser.add_argument("--out")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--engine", help="for the processes that this script starts")
+    parser.add_argument("--model")
+    options = parser.parse_args()
+    if options.engine == "write":
+        write_checkpoints(pathlib.Path(options.model), options)
+        print("{}")
+        return
+    if options.engine:
+        run_engine(options)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        gpu_vllm.make_installed(pathlib.Path(folder))
+        results = {}
+        written = start("write", options, folder)
+        for engine in [] if "error" in written else [e for part in options.parts.split(",") for e in PARTS[part]]:
+            print(f"=== {engine}", flush=True)
+            results[engine] = start(engine, options, folder)
+    failures = [f"write: {written['error']}"] if "error" in written else compare(results, options.device)
+    if options.out:
+        shown = {"options": vars(options), "results": results, "failures": failures}
+        pathlib.Path(options.out).write_text(json.dumps(shown, indent=1))
+    table(results)
+    for failure in failures:
+        print("FAILED:", failure)
+    sys.exit(bool(failures))
+
+
+def start(engine: str, options: argparse.Namespace, model: str) -> dict:
+    """Runs one engine in a process of its own; its own last line is JSON."""
+    environment = dict(gpu_vllm.ENVIRONMENT)
+    if engine.startswith("stock"):
+        environment["VLLM_USE_DEEP_GEMM_E8M0"] = "0"
+    if options.device == "cpu":
+        environment |= CPU_ENVIRONMENT
+    command = [sys.executable, __file__, "--engine", engine, "--model", model, "--device", options.device]
+    command += ["--tp", str(options.tp), "--layers", str(options.layers), *(["--ep"] if options.ep else [])]
+    ended = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    lines = ended.stdout.splitlines()
+    print("\n".join(line for line in lines if not line.startswith("{")), flush=True)
+    answers = [line for line in lines if line.startswith("{")]
+    if ended.returncode or not answers:
+        return {"error": f"exit status {ended.returncode}"}
+    return json.loads(answers[-1])
+
+
+def config_of(options: argparse.Namespace) -> dict:
+    tiny = TINY if options.device == "cpu" else {}
+    return CONFIG | tiny | {"num_hidden_layers": options.layers}
+
+
+def names_and_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+    """The tensors of the checkpoint."""
+    hidden, inner, head = config["hidden_size"], config["moe_intermediate_size"], config["head_dim"]
+    queries, keys = head * config["num_attention_heads"], head * config["num_key_value_heads"]
+    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    for layer in range(config["num_hidden_layers"]):
+        own = {
+            "input_layernorm": (hidden,),
+            "self_attn.q_proj": (queries, hidden),
+            "self_attn.k_proj": (keys, hidden),
+            "self_attn.v_proj": (keys, hidden),
+            "self_attn.q_norm": (head,),
+            "self_attn.k_norm": (head,),
+            "self_attn.o_proj": (hidden, queries),
+            "post_attention_layernorm": (hidden,),
+            "mlp.gate": (config["num_experts"], hidden),
+        }
+        for expert in range(config["num_experts"]):
+            own[f"mlp.experts.{expert}.gate_proj"] = (inner, hidden)
+            own[f"mlp.experts.{expert}.up_proj"] = (inner, hidden)
+            own[f"mlp.experts.{expert}.down_proj"] = (hidden, inner)
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in own.items()}
+    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (config["vocab_size"], hidden)}
+
+
+def weights(config: dict, version: int, device: str):
+    """The trainer's weights of a version, tensor by tensor, the same on every rank."""
+    import torch
+
+    for index, (name, shape) in enumerate(names_and_shapes(config).items()):
+        generator = torch.Generator(device).manual_seed(100000 * version + index)
+        values = torch.randn(shape, generator=generator, device=device)
+        yield name, (1 + 0.1 * values if len(shape) == 1 else 0.02 * values).to(torch.bfloat16)
+
+
+def write_checkpoints(folder: pathlib.Path, options: argparse.Namespace) -> None:
+    """Version 2, which the second refit brings too: in bf16, and beside it in codes and scales."""
+    import safetensors.torch
+    import torch
+
+    from fp8rt import library
+
+    library.register_ops()
+    config, kept, quantized = config_of(options), {}, {}
+    for name, weight in weights(config, 2, options.device):
+        kept[name] = quantized[name] = weight.cpu()
+        if "_proj" not in name:
+            continue
+        codes = torch.empty_like(weight, dtype=torch.float8_e4m3fn)
+        scales = torch.empty(*(-(-size // 128) for size in weight.shape), device=weight.device)
+        torch.ops.fp8rt.quantize_weight(weight, codes, scales)
+        quantized |= {name: codes.cpu(), f"{name}_scale_inv": scales.cpu()}
+    quantization = {"quantization_config": gpu_vllm.FP8_CHECKPOINT}
+    for name, tensors, more in (("bf16", kept, {}), ("fp8", quantized, quantization)):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config | more))
+        safetensors.torch.save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
+
+
+def run_engine(options: argparse.Namespace) -> None:
+    """One engine: starts, generates, refits if its name says so, measures."""
+    kind, mode = options.engine.split("_")
+    ours, config = kind in ("eager", "graphs", "pow2"), config_of(options)
+    arguments = plugin_arguments(config, kind == "pow2") if ours else {}
+    if options.device == "cuda":
+        arguments |= {"moe_backend": "triton", "gpu_memory_utilization": 0.5, "attention_backend": "TRITON_ATTN"}
+    begin = time.time()
+    refitted = mode == "refit" and (ours or options.device == "cuda")
+    with kernel(options.device):
+        from vllm import LLM
+
+        llm = LLM(
+            model=str(pathlib.Path(options.model, "fp8" if kind == "stock" else "bf16")),
+            load_format="dummy" if refitted else "auto",
+            skip_tokenizer_init=True,
+            enforce_eager=kind != "graphs",
+            max_model_len=2048,
+            enable_prefix_caching=False,
+            tensor_parallel_size=options.tp,
+            enable_expert_parallel=options.ep,
+            seed=0,
+            **arguments,
+        )
+        result = {"start_s": time.time() - begin}
+        begin = time.time()
+        gpu_vllm.generate(llm)
+        result["first_generate_s"] = time.time() - begin
+        if refitted:
+            result |= refits(llm, config, kind)
+        result |= gpu_vllm.generate(llm)
+        if ours:
+            result["state"] = llm.collective_rpc(state_of_worker)
+        if options.device == "cuda":
+            result |= gpu_vllm.timings(llm)
+        if ours and mode == "fresh":
+            # Other weights, and then those of the disk again by vLLM's own reload.
+            llm.collective_rpc(refit_worker, args=(config, 1, "plan"))
+            begin = time.time()
+            llm.collective_rpc("reload_weights")
+            result["reload_s"] = time.time() - begin
+            result["reloaded"] = llm.collective_rpc(state_of_worker)
+    print(json.dumps(result), flush=True)
+
+
+def plugin_arguments(config: dict, pow2: bool) -> dict:
+    """NeMo-RL's settings, as the README shows them."""
+    import fp8rt_vllm
+
+    vllm_cfg = {"precision": "fp8", "pow2_activation_scaling_factors": pow2}
+    settings = fp8rt_vllm.vllm_kwargs(vllm_cfg, config)
+    os.environ.update(settings.environment)
+    return settings.kwargs
+
+
+@contextlib.contextmanager
+def kernel(device: str):
+    """Where there is no Triton, a reference in its place; and kept weights are not packed where no refit sees them."""
+    if device == "cuda":
+        yield
+        return
+    import toy_moe
+    from vllm import _custom_ops
+
+    toy_moe.cpu_routing()
+    with toy_moe.cpu_kernel(), mock.patch.object(_custom_ops, "_supports_onednn", False):
+        yield
+
+
+def refits(llm, config: dict, kind: str) -> dict:
+    """Three refits in buckets: version 1, then the checkpoint's twice, the second of which is the steady state. A model
+    in BF16 is refitted by the plan and by vLLM's own load_weights.
+    """
+    result = {"addresses": llm.collective_rpc(addresses_of_worker)}
+    paths = ("stock", "plan") if kind == "bf16" else ("plan",)
+    for path in paths:
+        for turn, version in enumerate((1, 2, 2)):
+            result[f"{path}_{turn}"] = llm.collective_rpc(refit_worker, args=(config, version, path))
+    result["addresses_after"] = llm.collective_rpc(addresses_of_worker)
+    return result
+
+
+def refit_worker(worker, config: dict, version: int, path: str) -> dict:
+    """Brings buckets from one buffer that is overwritten by the next, as a trainer does. Seconds are those of loading
+    alone, until the device is done; memory is what loading took beside the buffer.
+    """
+    import torch
+
+    from fp8rt_vllm import refit
+
+    device, bucket, size = torch.device(worker.device), [], 0
+    cuda = device.type == "cuda"
+    buffer = torch.empty(2 * gpu_vllm.BUCKET_BYTES, dtype=torch.uint8, device=device)
+    result = {"seconds": 0.0, "buckets": 0, "extra_bytes": 0}
+
+    def wait() -> None:
+        if cuda:
+            torch.cuda.synchronize()
+
+    def send() -> None:
+        wait()
+        before = torch.cuda.memory_allocated() if cuda else 0
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
+        begin = time.time()
+        if path == "plan":
+            refit.load_weights(bucket, worker.model_runner)
+        else:
+            worker.model_runner.get_model().load_weights(iter(bucket))
+        wait()
+        result["seconds"] += time.time() - begin
+        result["buckets"] += 1
+        peak = torch.cuda.max_memory_allocated() if cuda else 0
+        result["extra_bytes"] = max(result["extra_bytes"], peak - before)
+        del bucket[:]
+
+    with torch.no_grad():
+        for name, weight in weights(config, version, str(device)):
+            if size + weight.nbytes > gpu_vllm.BUCKET_BYTES and bucket:
+                send()
+                size = 0
+            room = buffer[size : size + weight.nbytes] if size + weight.nbytes <= buffer.numel() else None
+            if room is not None:
+                weight = room.view(torch.bfloat16).view(weight.shape).copy_(weight)
+                size += -(-weight.nbytes // 256) * 256
+            bucket.append((name, weight))
+        send()
+    return result | ((refit.receipt(worker.model_runner) or {}) if path == "plan" else {})
+
+
+def tensors_of(worker) -> dict:
+    """Parameters and the scales beside them."""
+    from fp8rt_vllm.layer import states
+
+    model = worker.model_runner.get_model()
+    found = dict(model.named_parameters())
+    for prefix, module in model.named_modules():
+        for weight in states(module):
+            found[f"{prefix}.{weight}_scale_inv"] = getattr(module, f"{weight}_scale_inv")
+    return found
+
+
+def addresses_of_worker(worker) -> dict:
+    return {name: tensor.data_ptr() for name, tensor in tensors_of(worker).items()}
+
+
+def state_of_worker(worker) -> dict:
+    """A digest of every tensor, which a refit and a fresh start must agree on."""
+    import torch
+
+    return {
+        name: hashlib.sha256(
+            tensor.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().tobytes()
+        ).hexdigest()
+        for name, tensor in tensors_of(worker).items()
+    }
+
+
+def compare(results: dict, device: str) -> list[str]:
+    """What must hold."""
+    failures = [f"{name}: {result['error']}" for name, result in results.items() if "error" in result]
+    for mode in ("eager", "graphs", "pow2"):
+        refitted, fresh = results.get(f"{mode}_refit", {}), results.get(f"{mode}_fresh", {})
+        if "tokens" not in refitted or "tokens" not in fresh:
+            continue
+        if refitted["state"] != fresh["state"]:
+            differ = [name for name in fresh["state"][0] if refitted["state"][0].get(name) != fresh["state"][0][name]]
+            failures.append(f"{mode}: bytes after the refit differ from a fresh start: {differ[:4]} ({len(differ)})")
+        if refitted["tokens"] != fresh["tokens"]:
+            failures.append(f"{mode}: tokens after the refit differ from a fresh start")
+        if refitted["addresses"] != refitted["addresses_after"]:
+            failures.append(f"{mode}: addresses changed")
+        if fresh["reloaded"] != fresh["state"]:
+            failures.append(f"{mode}: bytes after vLLM's reload differ from the start")
+    return failures + (costs(results) if device == "cuda" else [])
+
+
+def costs(results: dict) -> list[str]:
+    """Time and memory of the steady refit."""
+    failures = []
+    kept = results.get("bf16_refit", {})
+    for name, result in results.items():
+        if name == "bf16_refit" or "plan_2" not in result:
+            continue
+        extra = max(rank["extra_bytes"] for rank in result["plan_2"])
+        if extra > gpu_vllm.BUCKET_BYTES:
+            failures.append(f"{name}: a refit took {extra} bytes beside its bucket of {gpu_vllm.BUCKET_BYTES}")
+        for path in ("plan_2", "stock_2"):
+            if path in kept and seconds(result, "plan_2") > MOST_TIME * seconds(kept, path):
+                failures.append(
+                    f"{name}: a refit takes {seconds(result, 'plan_2'):.3f} s, BF16 by {path} {seconds(kept, path):.3f}"
+                )
+    return failures
+
+
+def seconds(result: dict, key: str) -> float:
+    """Of the slowest rank."""
+    return max(rank["seconds"] for rank in result[key])
+
+
+def table(results: dict) -> None:
+    """One row an engine. `plan`, `stock`: seconds of loading in the first and the third refit; MB beside the bucket."""
+    keys = ("start_s", "first_generate_s", "reload_s", "decode_8_ms", "decode_64_ms", "prefill_8192_ms")
+    refits = ("plan_0", "plan_2", "stock_2")
+    print(f"{'engine':14}" + "".join(f"{key:>17}" for key in (*keys, *refits, "extra_MB")) + "   logprobs, mean / max")
+    for name, result in results.items():
+        cells = "".join(f"{result[key]:17.3f}" if key in result else f"{'-':>17}" for key in keys)
+        cells += "".join(f"{seconds(result, key):17.3f}" if key in result else f"{'-':>17}" for key in refits)
+        extra = max((rank["extra_bytes"] for rank in result.get("plan_2", [])), default=None)
+        cells += f"{'-':>17}" if extra is None else f"{extra / 1e6:17.1f}"
+        print(f"{name:14}{cells}   {gpu_vllm.difference(result, results.get('bf16_refit', {}))}")
+
+
+if __name__ == "__main__":
+    main()
