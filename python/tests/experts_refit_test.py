@@ -217,6 +217,24 @@ class ReloadTest(unittest.TestCase):
                 toy.processed(model)
                 self.assertEqual(toy_moe.differs(toy_moe.layer_of(model), toy_moe.expected(single)), [])
 
+    def test_scales_that_were_turned_by_mistake_are_noticed_at_once(self):
+        """Where gate and up make a square slab, their shapes alone do not tell."""
+        if toy_moe.told():
+            # Only vLLM 0.25.1 guesses: then a caller of the loaders may still mistake one for the other.
+            model = recorded(world.config(serialized=True))
+            layer, call = toy_moe.layer_of(model), {"weight_name": "w2_weight", "shard_id": "w2", "expert_id": 0}
+            layer.w2_weight.weight_loader(layer.w2_weight, torch.zeros(384, 256).to(torch.float8_e4m3fn), **call)
+            with self.assertRaisesRegex(ValueError, "w2_weight, expert 0: of codes and scales"):
+                scales = layer.w2_weight_scale_inv
+                scales.weight_loader(scales, torch.ones(2, 3).t(), **call)
+            return
+        pairs = serialized(toy_moe.slabs(toy_moe.weights(1, hidden=512), False))
+        names = (f"{PREFIX}.gate_up_proj", f"{PREFIX}.gate_up_proj_scale_inv")
+        for order in (names, names[::-1]):
+            model = recorded(world.config(serialized=True), hidden=512)
+            with self.assertRaisesRegex(ValueError, "w13_weight, expert 0: of codes and scales"):
+                model.load_weights((name, pairs[name]) for name in order)
+
     def test_what_never_arrives(self):
         for codes, gone in ((False, "3.down_proj.weight"), (True, "3.down_proj.weight_scale_inv")):
             made = serialized if codes else dict
