@@ -34,7 +34,7 @@ logger = init_logger(f"vllm.{__name__}")
 
 # Of experts that stay as they are: backends that keep the order in which weights arrive. The others are not refitted
 # in place, since their post-load step moves what arrived.
-IN_ORDER = ("TRITON", "BATCHED_TRITON", "CPU")
+IN_ORDER = ("TRITON", "BATCHED_TRITON")
 RECIPES = ("DEFAULT", "VLLM", "DEEPGEMM", "NEMO_RL", "TE")
 SCALE_FORMATS = ("FP32", "POW2", "UE8M0_PACKED")
 

@@ -151,6 +151,21 @@ class RefitTest(unittest.TestCase):
         with self.assertRaisesRegex(RuntimeError, f"{PREFIX}.1.down_proj.weight"):
             refit.receipt(model)
 
+    def test_half_of_a_pair_after_all_else_is_not_lost(self):
+        """It begins no refit yet, and must not wait in silence for the codes of the next."""
+        model = toy.processed(toy_moe.make(world.config()))
+        for _ in range(2):
+            refit.load_weights(toy_moe.weights(1).items(), model)
+            refit.receipt(model)
+        name = f"{PREFIX}.1.down_proj.weight_scale_inv"
+        refit.load_weights([(name, torch.ones(3, 2))], model)
+        with self.assertRaisesRegex(RuntimeError, f"{name} did not arrive whole"):
+            refit.receipt(model)
+        refit.begin(model)
+        refit.load_weights(toy_moe.weights(2).items(), model)
+        refit.receipt(model)
+        self.assertEqual(self.differs(model, 2), [])
+
     def test_a_loader_that_casts(self):
         """Some models copy a slab that they made themselves, without a loader."""
         model = toy.processed(toy_moe.make(world.config()))
