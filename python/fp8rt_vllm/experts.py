@@ -93,17 +93,19 @@ class Fp8rtMoEMethod(FusedMoEMethodBase):
 
     def check_activations(self, batch_invariant: bool) -> None:
         """vLLM's kernels quantize what enters experts, and know only the environment."""
-        decision = self.decision
-        recipe, formats = RECIPES[decision.activation_recipe], (SCALE_FORMATS[decision.activation_scale_format],)
+        recipe = RECIPES[self.decision.activation_recipe]
+        wanted, stored = (
+            SCALE_FORMATS[number]
+            for number in (self.decision.activation_scale_format, self.decision.weight_scale_format)
+        )
         if recipe not in ("DEFAULT", "VLLM"):
             raise ValueError(f"{self.prefix}: activation.recipe is {recipe!r}, vLLM's experts have 'VLLM'")
-        formats += (SCALE_FORMATS[decision.weight_scale_format],)
-        if formats[1] not in ("FP32", "POW2"):
-            raise ValueError(f"{self.prefix}: weight.scale_format is {formats[1]!r}, vLLM's experts read float32")
+        if stored not in ("FP32", "POW2"):
+            raise ValueError(f"{self.prefix}: weight.scale_format is {stored!r}, vLLM's experts read float32")
         given = "POW2" if is_deep_gemm_e8m0_used() else "FP32"
-        if formats[0] != given:
+        if wanted != given:
             raise ValueError(
-                f"{self.prefix}: activation.scale_format is {formats[0]!r}, and vLLM's experts make {given!r}: POW2 "
+                f"{self.prefix}: activation.scale_format is {wanted!r}, and vLLM's experts make {given!r}: POW2 "
                 "needs DeepGEMM, VLLM_USE_DEEP_GEMM=1 and VLLM_USE_DEEP_GEMM_E8M0=1, FP32 one of these to be 0; here "
                 f"they are {int(envs.VLLM_USE_DEEP_GEMM)} and {int(envs.VLLM_USE_DEEP_GEMM_E8M0)}"
             )

@@ -184,7 +184,12 @@ class RefusalTest(unittest.TestCase):
         self.refused("the hidden size is 320, must be a multiple of 128", hidden=320)
         batched = toy_moe.parallel(ep=(0, 2), dp_size=2, all2all_backend="deepep_low_latency")
         self.refused("vLLM's Triton experts cannot run here: all2all_backend 'deepep_low_latency'", ranks=batched)
-        toy_moe.routed(world.config(), moe_backend="auto")
+        layer = toy_moe.routed(world.config(), moe_backend="auto")
+        with self.assertRaisesRegex(ValueError, f"{PREFIX}: all2all_backend .* pads the hidden size 384 to 512"):
+            sizes = {"num_experts": 4, "hidden_size": 512, "intermediate_size_per_partition": 256}
+            layer.quant_method.create_weights(
+                layer, **sizes, params_dtype=torch.bfloat16, weight_loader=layer.weight_loader
+            )
         toy_moe.routed(world.config(), ranks=toy_moe.parallel(tp=(1, 2)), inner=768)
 
     def test_what_vllms_kernel_says_of_this_machine(self):
@@ -198,6 +203,8 @@ class RefusalTest(unittest.TestCase):
             layer = toy_moe.routed(pow2)
             self.assertEqual(layer.quant_method.decision.weight_scale_format, 0)
             self.refused("activation.scale_format is 'FP32', and vLLM's experts make 'POW2'")
+        packed = {"precision": "fp8", "fp8rt": {"weight": {"scale_format": "ue8m0_packed"}}}
+        self.refused("weight.scale_format is 'UE8M0_PACKED', vLLM's experts read float32", world.config(packed))
         own = {"precision": "fp8", "fp8rt": {"activation": {"recipe": "te"}}}
         self.refused("activation.recipe is 'TE', vLLM's experts have 'VLLM'", world.config(own))
 
