@@ -15,18 +15,21 @@ METRICS = {
     "worst_difference": "worst difference of log-probabilities",
     "share_above_1.1": "share of tokens off by more than a factor of 1.1",
 }
+# The metric that has a standard error.
+WITH_ERROR = "token_mult_prob_error"
 COLORS = {"floor": "#7f7f7f", "peer": "#d9822b", "ours": "#2b6cb0"}
 LEFT, WIDTH, RIGHT, BAR, GAP, TOP = 330, 420, 110, 20, 8, 44
 
 
 def value_of(result: dict, metric: str) -> float:
-    return result[metric] - 1 if metric == "token_mult_prob_error" else result[metric]
+    return result[metric] - 1 if metric == WITH_ERROR else result[metric]
 
 
 def chart(results: dict[str, dict], metric: str) -> str:
     """Bars in the order of the results; whiskers of two standard errors where there is one."""
     values = {name: value_of(result, metric) for name, result in results.items()}
-    scale = WIDTH / (max(values.values(), default=0) or 1)
+    reach = {name: 2 * result["standard_error"] * (metric == WITH_ERROR) for name, result in results.items()}
+    scale = WIDTH / (max((values[name] + reach[name] for name in values), default=0) or 1)
     height = TOP + len(values) * (BAR + GAP) + GAP
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + RIGHT}" height="{height}" '
@@ -35,16 +38,14 @@ def chart(results: dict[str, dict], metric: str) -> str:
         f'<text x="12" y="26" font-size="16">{html.escape(METRICS[metric])}</text>',
     ]
     for index, (name, value) in enumerate(values.items()):
-        y = TOP + index * (BAR + GAP)
-        middle = y + BAR - 5
-        length = value * scale
+        y, length, end = TOP + index * (BAR + GAP), value * scale, (value + reach[name]) * scale
         lines += [
-            f'<text x="{LEFT - 8}" y="{middle}" text-anchor="end">{html.escape(name)}</text>',
+            f'<text x="{LEFT - 8}" y="{y + BAR - 5}" text-anchor="end">{html.escape(name)}</text>',
             f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR}" fill="{COLORS[results[name]["group"]]}"/>',
-            f'<text x="{LEFT + length + 14:.1f}" y="{middle}">{value:.3g}</text>',
+            f'<text x="{LEFT + end + 8:.1f}" y="{y + BAR - 5}">{value:.3g}</text>',
         ]
-        if metric == "token_mult_prob_error":
-            lines.append(whisker(LEFT + length, 2 * results[name]["standard_error"] * scale, y + BAR / 2))
+        if reach[name]:
+            lines.append(whisker(LEFT + length, reach[name] * scale, y + BAR / 2))
     return "\n".join([*lines, "</svg>", ""])
 
 
