@@ -34,6 +34,8 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+# Kept at the end for scoring what was sampled.
+SCORING_S = 30
 # Ours may be this many times as far from 1 as the best of the peers in FP8.
 ALLOWED = 1.02
 # A wrong scale of one tensor must be this many times as far from 1 as ours.
@@ -107,7 +109,7 @@ class Study:
         waiting, running = list(self.engines), {}
         scorer = self.start(settings.FLOOR)
         try:
-            while (waiting or running) and time.monotonic() < self.end and scorer.poll() is None:
+            while (waiting or running) and self.left() > SCORING_S and scorer.poll() is None:
                 while waiting and len(running) < self.options.parallel:
                     engine = waiting.pop(0)
                     running[engine.name] = self.start(engine)

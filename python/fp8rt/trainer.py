@@ -131,6 +131,7 @@ class Outgoing:
     `cuts`: of `fp8rt_vllm.fingerprint(llm)`, where the engine's ranks cut tensors inside of blocks: these are sent as
     values, and what each rank makes of its cut is expected. `send_values`: everything is sent as values, and the
     engine quantizes it. `keep_cut_shards`: a shard that is cut inside a block is sent as values instead of refused.
+    `as_bytes`: codes are sent as uint8, which a refit takes for codes: torch 2.11's pickle does not carry their type.
     """
 
     def __init__(
@@ -139,10 +140,11 @@ class Outgoing:
         cuts: Mapping[str, Sequence] | None = None,
         send_values: bool = False,
         keep_cut_shards: bool = False,
+        as_bytes: bool = False,
     ):
         self.policy = policy
         self.cuts = cuts or {}
-        self.send_values, self.keep_cut_shards = send_values, keep_cut_shards
+        self.send_values, self.keep_cut_shards, self.as_bytes = send_values, keep_cut_shards, as_bytes
         self._sums: dict[torch.device, Sums] = {}
         # For each name its boxes, with the place of a sum, the values of cuts, or None.
         self._pieces: dict[str, list[tuple[Piece, tuple[Sums, int] | None]]] = {}
@@ -151,7 +153,7 @@ class Outgoing:
         """(name, tensor) or (name, tensor, Shard) in, (name, tensor) out, one at a time."""
         for name, weight, *shard in weights:
             first, scales = self.add(name, weight, *shard)
-            yield name, first
+            yield name, first.view(torch.uint8) if self.as_bytes and scales is not None else first
             if scales is not None:
                 yield f"{name}{SCALE_SUFFIX}", scales
             del weight, first, scales

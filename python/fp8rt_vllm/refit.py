@@ -96,7 +96,7 @@ class ModelRefit:
 
     def pair(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor, torch.Tensor | None]]:
         """Codes with their scales; one that comes without the other is copied and waits for it."""
-        items, arrived = [], dict(weights)
+        items, arrived = [], {name: as_codes(weight) for name, weight in weights}
         halves = {
             name
             for name, weight in arrived.items()
@@ -272,6 +272,11 @@ class ModelRefit:
         described = [destination.described(partly or destination.name in self._by_loader) for destination in found]
         moved = [Box(b.source, index[b.destination], b.source_first, b.extent, b.destination_first) for b in boxes]
         return RefitPlan(self.device, described, moved)
+
+
+def as_codes(weight: torch.Tensor) -> torch.Tensor:
+    """Codes may come as bytes: torch's pickle does not carry their type."""
+    return weight.view(torch.float8_e4m3fn) if weight.dtype == torch.uint8 else weight
 
 
 def model_of(model_runner: Any) -> torch.nn.Module:

@@ -67,6 +67,7 @@ class TrainerAndEngine(unittest.TestCase):
                 self.assertEqual({name.split(".", 3)[-1] for name in found["cuts"]}, cut)
                 self.compared(engine, Outgoing(policy(), found["cuts"]), 2, len(toy.shapes()))
                 self.compared(engine, Outgoing(policy(), found["cuts"], send_values=True), 3, len(toy.shapes()))
+                self.compared(engine, Outgoing(policy(), found["cuts"], as_bytes=True), 5, len(toy.shapes()))
                 # Without the cuts nothing is told of them, and nothing wrong.
                 count = len(toy.shapes()) - 2 * len(cut)
                 self.compared(engine, Outgoing(policy(), send_values=True), 4, count)

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import pathlib
+import pickle
 import subprocess
 import sys
 import unittest
@@ -93,6 +94,13 @@ class WhatIsSent(unittest.TestCase):
                 self.assertEqual(outgoing[name].data_ptr(), weight.data_ptr())
                 self.assertNotIn(f"{name}_scale_inv", outgoing)
         self.assertEqual([n for n in outgoing if not n.endswith("_scale_inv")], list(weights))
+
+    def test_as_bytes_for_those_who_pickle(self):
+        plain = dict(Outgoing(policy()).tensors(model().items()))
+        for name, tensor in Outgoing(policy(), as_bytes=True).tensors(model().items()):
+            arrived = pickle.loads(pickle.dumps(tensor))
+            self.assertEqual(arrived.dtype == torch.uint8, plain[name].dtype == torch.float8_e4m3fn, name)
+            self.assertTrue(same(arrived, plain[name]), name)
 
     def test_one_tensor_at_a_time(self):
         """Nothing that was sent is held when the next is asked for."""
