@@ -3,6 +3,7 @@ with a source without memory, and what that would copy is recorded; from then on
 """
 
 import dataclasses
+import itertools
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +14,8 @@ from vllm.logger import init_logger
 from fp8rt.plan import Box, Receipt, RefitPlan
 
 from . import loading
-from .parameters import parameters
+from .layer import BLOCK
+from .parameters import Parameter, parameters
 
 logger = init_logger(f"vllm.{__name__}")
 
@@ -94,7 +96,7 @@ class ModelRefit:
 
     def pair(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor, torch.Tensor | None]]:
         """Codes with their scales; one that comes without the other is copied and waits for it."""
-        items, arrived = [], dict(weights)
+        items, arrived = [], {name: as_codes(weight) for name, weight in weights}
         halves = {
             name
             for name, weight in arrived.items()
@@ -272,6 +274,11 @@ class ModelRefit:
         return RefitPlan(self.device, described, moved)
 
 
+def as_codes(weight: torch.Tensor) -> torch.Tensor:
+    """Codes may come as bytes: torch's pickle does not carry their type."""
+    return weight.view(torch.float8_e4m3fn) if weight.dtype == torch.uint8 else weight
+
+
 def model_of(model_runner: Any) -> torch.nn.Module:
     """The model of a runner, or the module itself."""
     if isinstance(model_runner, torch.nn.Module):
@@ -311,3 +318,48 @@ def fingerprint(model_runner: Any) -> dict[str, str]:
     refit = of(model_runner)
     plan = refit.plan or RefitPlan(refit.device, [d.described(False) for d in refit.destinations], [])
     return plan.fingerprints()
+
+
+def places(model_runner: Any) -> dict[str, Any]:
+    """What a trainer must know to compare: `boxes` (first, extent) of names of which this rank has not just all,
+    `not_on_blocks` those of them whose boxes are no shards on blocks, `not_told` names without a fingerprint, and why.
+    """
+    refit = of(model_runner)
+    if refit.plan is None:
+        # The first refit has not ended: the fingerprint is by this model's own names.
+        return {"boxes": {}, "not_on_blocks": [], "not_told": {}}
+    boxes, off_blocks = {}, []
+    not_told = dict.fromkeys(sorted(refit.record.direct), "the engine's own loader computes it")
+    for name, held in refit.record.boxes.items():
+        if not held:
+            not_told.setdefault(name, "the engine has no use for it")
+            continue
+        shape = (1,) * (3 - len(refit.record.shapes[name])) + refit.record.shapes[name]
+        pieces = [piece for box in held for piece in by_parts(box, refit.destinations[box.destination])]
+        if len(pieces) > 1 or pieces[0][1] != shape:
+            boxes[name] = pieces
+        width = BLOCK // refit.destinations[held[0].destination].codes.element_size()
+        twice = len({first for first, _ in pieces}) < len(pieces)
+        if twice or not all(on_blocks(*piece, shape, width) for piece in pieces):
+            off_blocks.append(name)
+    return {"boxes": boxes, "not_on_blocks": off_blocks, "not_told": not_told}
+
+
+def by_parts(box: Box, destination: Parameter) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """First and extent in the source of each part that a box fills, as the library quantizes them."""
+    expert, row, column = box.source_first
+    begin, end = box.destination_first[1], box.destination_first[1] + box.extent[1]
+    ends = itertools.accumulate(destination.state.parts) if destination.state is not None else ()
+    cuts = [begin, *(cut for cut in ends if begin < cut < end), end]
+    return [
+        ((expert, row + low - begin, column), (box.extent[0], high - low, box.extent[2]))
+        for low, high in itertools.pairwise(cuts)
+    ]
+
+
+def on_blocks(first: tuple[int, ...], extent: tuple[int, ...], shape: tuple[int, ...], width: int) -> bool:
+    """Whether a box begins and ends on blocks of its source, or at its ends."""
+    return all(
+        low % block == 0 and ((low + size) % block == 0 or low + size == whole)
+        for low, size, whole, block in zip(first[1:], extent[1:], shape[1:], (BLOCK, width), strict=True)
+    )
