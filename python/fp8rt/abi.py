@@ -7,6 +7,8 @@ BF16, F16, F32, E4M3 = 1, 2, 3, 4
 BACKENDS = {"deepgemm": 2, "cutlass": 4, "cublaslt": 8, "plain": 16, "cpu": 32}
 DESTINATION_PARTLY = 2
 REFIT_PARTIAL = 1
+# States of a refit.
+REFIT_IDLE, REFIT_OPEN, REFIT_FAILED = 0, 1, 2
 
 
 class Sized(ctypes.Structure):

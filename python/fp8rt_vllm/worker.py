@@ -18,11 +18,23 @@ class WorkerExtension:
 
         return refit.load_weights(weights, self.model_runner)
 
+    def fp8rt_begin(self) -> None:
+        """Gives up a refit of which some is missing: the next bucket is the first of a new one."""
+        from . import refit
+
+        refit.begin(self.model_runner)
+
     def fp8rt_receipt(self) -> dict[str, Any] | None:
         """What the last refit did on this rank; None before the first."""
         from . import refit
 
         return refit.receipt(self.model_runner)
+
+    def fp8rt_check(self) -> None:
+        """Raises unless the weights of this rank are of one version."""
+        from . import refit
+
+        refit.check(self.model_runner)
 
     def fp8rt_fingerprint(self) -> dict[str, Any]:
         """What this rank holds, by the checkpoint's names, and the set-up that it was made with."""
@@ -61,6 +73,13 @@ def fingerprint(llm: Any) -> dict[str, Any]:
 def receipts(llm: Any) -> list[dict[str, Any]]:
     """What the last refit did, rank by rank."""
     return ask(llm, "fp8rt_receipt")
+
+
+def check(llm: Any) -> None:
+    """Raises unless the weights of every rank are of one version. The engine lives on, as it may not where a step of
+    its own finds that out.
+    """
+    ask(llm, "fp8rt_check")
 
 
 def ask(llm: Any, method: str) -> list[Any]:
