@@ -61,6 +61,7 @@ def setup(config: Any) -> dict[str, str]:
     from fp8rt import library
 
     result = {
+        "plugin": loaded(),
         "library build": library.build_info(),
         "library file": file_hash(library.file()),
         "vLLM version": vllm.__version__,
@@ -70,6 +71,15 @@ def setup(config: Any) -> dict[str, str]:
     }
     result |= {f"environment {name}": value for name, value in environment().items()}
     return result | {f"setting {name}": value for name, value in flat(json.loads(config.policy.text)).items()}
+
+
+def loaded() -> str:
+    """A worker that gets its configuration from another process can run without the plugin, if it finds the package. It
+    shall not, where others have it.
+    """
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+
+    return "loaded" if METHOD in QUANTIZATION_METHODS else "not loaded"
 
 
 @functools.cache
