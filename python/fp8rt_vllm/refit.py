@@ -83,6 +83,8 @@ class ModelRefit:
 
     def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         items = self.pair(weights)
+        if not items and not self._waiting:
+            return
         if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
             self.finish()
         if not self._open:
@@ -128,8 +130,8 @@ class ModelRefit:
     def fail(self, reason: str) -> None:
         """The model is mixed; an open refit is given up."""
         self.failure = reason
-        self._open, self.receipt = False, None
-        self._waiting.clear()
+        self.receipt = None
+        self._give_up()
         self._unsettle()
         for state in self._states:
             state.stale = reason
@@ -139,7 +141,12 @@ class ModelRefit:
         if self._written or several():
             self.fail(reason)
             self._peers.tell(reason)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Everything is awaited again."""
         self._open = False
+        self._waiting.clear()
 
     def _hear(self) -> None:
         """Whether another rank failed."""
@@ -245,8 +252,7 @@ class ModelRefit:
         """Gives up an open refit, so that everything is awaited again."""
         if self._open and self._written:
             self.fail("a refit was given up")
-        self._open = False
-        self._waiting.clear()
+        self._give_up()
 
     def _begin(self) -> None:
         self._written = False
@@ -257,7 +263,6 @@ class ModelRefit:
                 )
         self._first.clear()
         self._arrived.clear()
-        self.receipt = None
         if self.plan is not None:
             self.plan.begin()
         self._open = True

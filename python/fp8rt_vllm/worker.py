@@ -7,6 +7,8 @@ or a class of one's own that inherits from it.
 
 from typing import Any
 
+from .health import MixedModelError
+
 BITS = 128
 
 
@@ -30,11 +32,17 @@ class WorkerExtension:
 
         return refit.receipt(self.model_runner)
 
-    def fp8rt_check(self) -> None:
-        """Raises unless the weights of this rank are of one version."""
-        from . import refit
+    def fp8rt_check(self) -> str:
+        """Why nothing may be generated from the weights of this rank; empty if all of them are of one version. An error
+        that is raised in several ranks would leave vLLM's executor with answers that it did not read.
+        """
+        from . import health, refit
 
-        refit.check(self.model_runner)
+        try:
+            refit.check(self.model_runner)
+        except health.MixedModelError as error:
+            return str(error)
+        return ""
 
     def fp8rt_fingerprint(self) -> dict[str, Any]:
         """What this rank holds, by the checkpoint's names, and the set-up that it was made with."""
@@ -79,7 +87,10 @@ def check(llm: Any) -> None:
     """Raises unless the weights of every rank are of one version. The engine lives on, as it may not where a step of
     its own finds that out.
     """
-    ask(llm, "fp8rt_check")
+    answers = ask(llm, "fp8rt_check")
+    if any(answers):
+        said = "; ".join(f"rank {rank}: {words}" for rank, words in enumerate(answers) if words)
+        raise MixedModelError(said)
 
 
 def ask(llm: Any, method: str) -> list[Any]:

@@ -71,8 +71,10 @@ def engine(folder: pathlib.Path):
                load_format="dummy", tensor_parallel_size=2, worker_extension_cls=extension, **arguments)  # fmt: skip
 
 
-def refit(worker, version: int, failing: int = -1) -> None:
-    """On the failing rank, the last bucket brings one tensor too short."""
+def refit(worker, version: int, failing: int = -1) -> str:
+    """On the failing rank, the last bucket brings one tensor too short. What was raised: as an answer, since vLLM's
+    executor does not read the other ranks' answers after an error of rank 0, and takes them for those of the next call.
+    """
     import torch
 
     import fp8rt_vllm
@@ -84,7 +86,11 @@ def refit(worker, version: int, failing: int = -1) -> None:
         if bucket[0][0] != found[0][0] and torch.distributed.get_rank() == failing:
             name, weight = bucket[-1]
             bucket[-1] = (name, weight[:-1])
-        fp8rt_vllm.load_weights(bucket, worker.model_runner)
+        try:
+            fp8rt_vllm.load_weights(bucket, worker.model_runner)
+        except ValueError as error:
+            return str(error)
+    return ""
 
 
 def check_last(folder: pathlib.Path) -> None:
@@ -92,29 +98,21 @@ def check_last(folder: pathlib.Path) -> None:
 
     llm = engine(folder)
     for version in (1, 2):
-        llm.collective_rpc(refit, args=(version,))
+        assert llm.collective_rpc(refit, args=(version,)) == ["", ""]
         fp8rt_vllm.check(llm)
     expected, prints = gpu_cycle.tokens(llm), fp8rt_vllm.fingerprint(llm)["total"]
     for failing in (1, 0):
-        must_say(lambda rank=failing: llm.collective_rpc(refit, args=(1, rank)), "has shape")
+        answers = llm.collective_rpc(refit, args=(1, failing))
+        assert "has shape" in answers[failing] and not answers[1 - failing], answers
         print("asked:", must_say(lambda: fp8rt_vllm.check(llm), "nothing is generated until"))
-        other = must_say(lambda rank=1 - failing: llm.collective_rpc(check_on, args=(rank,)), f"rank {failing}: a bu")
-        print("the other rank:", other)
-        must_say(lambda: llm.collective_rpc("fp8rt_receipt"), "has shape")
-        llm.collective_rpc(refit, args=(2,))
+        answers = llm.collective_rpc("fp8rt_check")
+        assert ": a bucket failed: V" in answers[failing], answers
+        assert f": rank {failing}: a bucket failed: V" in answers[1 - failing], answers
+        assert llm.collective_rpc(refit, args=(2,)) == ["", ""]
         fp8rt_vllm.check(llm)
         assert [one["items"] for one in fp8rt_vllm.receipts(llm)] == [len(base.names_and_shapes(LAYERS))] * 2
         assert fp8rt_vllm.fingerprint(llm)["total"] == prints
         assert gpu_cycle.tokens(llm) == expected
-
-
-def check_on(worker, rank: int) -> None:
-    import torch
-
-    from fp8rt_vllm import refit
-
-    if torch.distributed.get_rank() == rank:
-        refit.check(worker.model_runner)
 
 
 def check_step(folder: pathlib.Path) -> None:
@@ -122,7 +120,7 @@ def check_step(folder: pathlib.Path) -> None:
     llm = engine(folder)
     llm.collective_rpc(refit, args=(1,))
     gpu_cycle.tokens(llm)
-    must_say(lambda: llm.collective_rpc(refit, args=(2, 1)), "has shape")
+    assert "has shape" in llm.collective_rpc(refit, args=(2, 1))[1]
     print("a step:", must_say(lambda: gpu_cycle.tokens(llm), "rank 1: a bucket failed"))
 
 

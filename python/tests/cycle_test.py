@@ -197,6 +197,27 @@ class FailureTest(CycleTest):
         self.refit(2)
         self.holds(2)
 
+    def test_an_empty_bucket_is_no_refit(self):
+        self.refit(1)
+        refit.load_weights([], self.model)
+        self.holds(1)
+
+    def test_scales_of_a_refit_that_failed_are_not_kept(self):
+        self.refit(1)
+        self.holds(1)
+        receipt = refit.receipt(self.model)
+        layer = self.model.layers[1].mlp.down_proj
+        codes = layer.weight.detach().clone()
+        refit.load_weights([(f"{NAME}_scale_inv", layer.weight_scale_inv + 1)], self.model)
+        with self.assertRaises(ValueError):
+            refit.load_weights([("norm.weight", torch.zeros(3))], self.model)
+        # Nothing was written, and the last refit is what it was.
+        self.assertEqual(refit.receipt(self.model), receipt)
+        refit.load_weights([(NAME, codes)], self.model)
+        self.refuses(f"{NAME} did not arrive whole")
+        self.refit(2)
+        self.holds(2)
+
     def test_a_loader_that_computes_and_fails(self):
         calls = []
 
