@@ -8,6 +8,8 @@ BACKENDS = {"deepgemm": 2, "cutlass": 4, "cublaslt": 8, "plain": 16, "cpu": 32}
 FP32, POW2, UE8M0_PACKED = 0, 1, 2
 DESTINATION_PARTLY = 2
 REFIT_PARTIAL = 1
+# States of a refit.
+REFIT_IDLE, REFIT_OPEN, REFIT_FAILED = 0, 1, 2
 
 
 class Sized(ctypes.Structure):

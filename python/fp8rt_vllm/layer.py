@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .health import Health, MixedModelError
+
 BLOCK = 128
 
 
@@ -37,6 +39,7 @@ class LayerState:
     decision: object
     # vLLM's own loader, which knows tensor parallelism and fused names.
     loader: Callable
+    health: Health
     # Arguments of a call of the loader, to what it copied.
     regions: dict = field(default_factory=dict)
     # Destinations that values or codes have filled, and scales, since the last check.
@@ -45,6 +48,8 @@ class LayerState:
     # Scales that came before their codes.
     waiting: dict = field(default_factory=dict)
     complete: bool = False
+    # Why what the layer holds is not to be used; empty if it is.
+    stale: str = ""
     # What linear_prepare said.
     prepared: str = ""
 
@@ -73,20 +78,45 @@ class LayerState:
 
     def check(self, may_be_empty: bool) -> None:
         """Raises if something of the layer did not arrive since the last check; nothing at all may, once complete."""
-        arrived = self.weights or self.scales or self.waiting
-        if not arrived and (self.complete or may_be_empty):
+        if not self.arrived() and (self.complete or may_be_empty):
             return
-        total = sum(self.parts) * self.columns
-        weights, scales = (sum(r.extent[0] * r.extent[1] for r in filled) for filled in (self.weights, self.scales))
-        if self.waiting or weights != total or scales != total:
+        if missing := self.missing():
             raise RuntimeError(
-                f"fp8rt: {self.prefix}: of {total} elements {weights} arrived, and scales for {scales}; "
-                f"{len(self.waiting)} scales lack codes. A loader that writes past this layer's casts without scaling"
+                f"fp8rt: {self.prefix}: {missing}. A loader that writes past this layer's casts without scaling"
             )
         self.filled()
+
+    def settle(self) -> None:
+        """Raises if the layer is not to be used: it was filled in part, or not since it became stale."""
+        missing = self.missing() if self.arrived() else self.stale
+        if missing:
+            raise MixedModelError(
+                f"fp8rt: nothing is generated until all weights were filled again: {self.prefix}: {missing}"
+            )
+        if self.arrived():
+            self.filled()
+
+    def touched(self) -> None:
+        """Something is about to arrive."""
+        self.health.settled = False
+
+    def arrived(self) -> bool:
+        """Whether something came since the last check."""
+        return bool(self.weights or self.scales or self.waiting)
+
+    def missing(self) -> str:
+        """What of the layer did not arrive since the last check; empty if all of it did."""
+        total = sum(self.parts) * self.columns
+        weights, scales = (sum(r.extent[0] * r.extent[1] for r in filled) for filled in (self.weights, self.scales))
+        if not self.waiting and weights == total and scales == total:
+            return ""
+        return (
+            f"of {total} elements {weights} arrived, and scales for {scales}; {len(self.waiting)} scales lack codes"
+        )
 
     def filled(self) -> None:
         """Everything arrived, and is awaited anew."""
         self.weights.clear()
         self.scales.clear()
         self.complete = True
+        self.stale = ""

@@ -1,5 +1,8 @@
 """Refit: `load_weights(weights, model_runner)`. At its first arrival a name goes through the model's own load_weights
 with a source without memory, and what that would copy is recorded; from then on the library replays the record.
+
+A refit is not begun, open, or over: all of it arrived, or it failed. One that fails after something was written leaves
+a mixed model. Then `failure` says why, nothing is generated (see health.py), and the next bucket begins a new refit.
 """
 
 import dataclasses
@@ -11,11 +14,14 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
+from fp8rt import abi
 from fp8rt.plan import Box, Receipt, RefitPlan
 
-from . import loading
+from . import loading, sleeping
+from .health import Health, MixedModelError
 from .layer import BLOCK
 from .parameters import Parameter, parameters
+from .peers import Peers, several
 
 logger = init_logger(f"vllm.{__name__}")
 
@@ -54,10 +60,33 @@ class ModelRefit:
         self._open = False
         # Parameters that vLLM's own loader fills, as it says.
         self._by_loader: set[str] = set()
+        # Whether this refit changed something.
+        self._written = False
+        # Why the model is mixed, empty if it is not.
+        self.failure = ""
+        self._peers = Peers(type(model).__qualname__)
+        self._states = [d.state for d in self.destinations if d.state is not None]
+        self._health = {id(state.health): state.health for state in self._states} or {0: Health()}
+        for health in self._health.values():
+            health.refits.add(self)
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """One bucket. Everything is enqueued on torch's current stream when this returns."""
+        """One bucket. Everything is enqueued on torch's current stream when this returns. If it raises, the refit has
+        failed, in all ranks.
+        """
+        self.check_awake("a refit")
+        self._hear()
+        self._unsettle()
+        try:
+            self._load(weights)
+        except BaseException as error:
+            self._failed(f"a bucket failed: {type(error).__name__}: {error}")
+            raise
+
+    def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         items = self.pair(weights)
+        if not items and not self._waiting:
+            return
         if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
             self.finish()
         if not self._open:
@@ -71,13 +100,70 @@ class ModelRefit:
         direct = [(name, weight) for name, weight, _ in items if name in self.record.direct]
         if direct:
             with loading.CastGuard(self._fp8):
+                # What it wrote before it failed is not known.
+                self._written = True
                 self._by_loader.update(self._model().load_weights(iter(direct)) or ())
         if self.plan is not None and self._complete():
             self._close(self.plan.finish())
 
+    def check(self) -> None:
+        """Raises MixedModelError if the model is mixed, or those that share its configuration are."""
+        for health in self._health.values():
+            health.check()
+
+    def check_awake(self, what: str) -> None:
+        """The memory of every parameter is there."""
+        sleeping.check_awake(what, ((d.name, part) for d in self.destinations for part in d.tensors()))
+
+    def settle(self) -> None:
+        """Ends an open refit; raises if something is missing, or one failed that no layer remembers."""
+        self._hear()
+        if self._open:
+            try:
+                self.finish()
+            except RuntimeError as error:
+                raise MixedModelError(
+                    f"fp8rt: nothing is generated amid a refit (begin() gives it up): {error}"
+                ) from error
+        # Layers of ours know by themselves, since vLLM's own loaders may have filled them since.
+        if self.failure and not self._states:
+            raise MixedModelError(f"fp8rt: nothing is generated until a full refit: {self.failure}")
+
+    def fail(self, reason: str) -> None:
+        """The model is mixed; an open refit is given up."""
+        self.failure = reason
+        self.receipt = None
+        self._give_up()
+        self._unsettle()
+        for state in self._states:
+            state.stale = reason
+
+    def _failed(self, reason: str) -> None:
+        """On this rank. Others may have written their part of what failed here."""
+        if self._written or several():
+            self.fail(reason)
+            self._peers.tell(reason)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Everything is awaited again."""
+        self._open = False
+        self._waiting.clear()
+
+    def _hear(self) -> None:
+        """Whether another rank failed."""
+        if news := self._peers.news():
+            self.fail(news)
+
+    def _unsettle(self) -> None:
+        for health in self._health.values():
+            health.settled = False
+
     def _grow(self, new: list[tuple[str, torch.Tensor]]) -> None:
         """Names that no refit had. Not amid one that is counted by a plan of all names."""
         if self.plan is not None and self._arrived:
+            # The next refit learns it.
+            self.plan = None
             raise RuntimeError(f"fp8rt: {new[0][0]} came amid a refit, and no earlier one had it")
         self.learn(new)
         self.plan = None
@@ -89,10 +175,19 @@ class ModelRefit:
             # Not all names are known yet: a plan of this bucket.
             plan = self._plan([name for name, _, _ in items], True)
             plan.begin()
-            plan.run(self._on_device(items))
+            self._run_plan(plan, items)
             self._first.append(plan.finish())
         else:
-            self.plan.run(self._on_device(items))
+            self._run_plan(self.plan, items)
+
+    def _run_plan(self, plan: RefitPlan, items: list) -> None:
+        try:
+            plan.run(self._on_device(items))
+        except Exception:
+            # Unless the library says otherwise, it enqueued nothing.
+            self._written = self._written or plan.query().state == abi.REFIT_FAILED
+            raise
+        self._written = True
 
     def pair(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor, torch.Tensor | None]]:
         """Codes with their scales; one that comes without the other is copied and waits for it."""
@@ -117,6 +212,8 @@ class ModelRefit:
     def finish(self) -> Receipt:
         """Ends a refit; raises, naming what is missing. After the last bucket completed it: its receipt again."""
         if not self._open:
+            if self.failure:
+                raise MixedModelError(f"fp8rt: the refit failed: {self.failure}")
             if self.receipt is None:
                 raise RuntimeError("fp8rt: no refit was begun")
             return self.receipt
@@ -155,27 +252,28 @@ class ModelRefit:
 
     def begin(self) -> None:
         """Gives up an open refit, so that everything is awaited again."""
-        self._open = False
-        self._waiting.clear()
+        if self._open and self._written:
+            self.fail("a refit was given up")
+        self._give_up()
 
     def _begin(self) -> None:
-        self._first.clear()
-        self._arrived.clear()
-        self._open = True
-        self.receipt = None
+        self._written = False
         for destination in self.destinations:
             if destination.codes.data_ptr() != self._address(destination.name):
                 raise RuntimeError(
                     f"fp8rt: {destination.name} is at another address than when its refits were recorded"
                 )
+        self._first.clear()
+        self._arrived.clear()
         if self.plan is not None:
             self.plan.begin()
+        self._open = True
 
     def _close(self, receipt: Receipt) -> None:
-        self.receipt, self._open = receipt, False
-        for destination in self.destinations:
-            if destination.state is not None:
-                destination.state.filled()
+        self.receipt, self.failure = receipt, ""
+        self._open = self._written = False
+        for state in self._states:
+            state.filled()
 
     def _complete(self) -> bool:
         info = self.plan.query()
@@ -184,7 +282,7 @@ class ModelRefit:
     @property
     def begun(self) -> bool:
         """Whether there was a refit."""
-        return self._open or self.receipt is not None
+        return self._open or self.receipt is not None or bool(self.failure)
 
     def _address(self, name: str) -> int:
         return self._model().get_parameter(name).data_ptr()
@@ -305,6 +403,11 @@ def begin(model_runner: Any) -> None:
     of(model_runner).begin()
 
 
+def check(model_runner: Any) -> None:
+    """Raises MixedModelError if weights of different versions, or of none, are in the model."""
+    of(model_runner).check()
+
+
 def receipt(model_runner: Any) -> dict[str, int] | None:
     """Ends a refit and says what it did; raises, naming what did not arrive. None before the first."""
     refit = of(model_runner)
@@ -316,6 +419,7 @@ def fingerprint(model_runner: Any) -> dict[str, str]:
     the trainer has them; before that by this model's own names.
     """
     refit = of(model_runner)
+    refit.check_awake("a fingerprint")
     plan = refit.plan or RefitPlan(refit.device, [d.described(False) for d in refit.destinations], [])
     return plan.fingerprints()
 

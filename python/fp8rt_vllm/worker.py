@@ -9,7 +9,9 @@ from typing import Any
 
 from fp8rt.comparison import BITS, added, holds
 
-__all__ = ["BITS", "WorkerExtension", "added", "ask", "fingerprint", "holds", "receipts"]
+from .health import MixedModelError
+
+__all__ = ["BITS", "WorkerExtension", "added", "ask", "check", "fingerprint", "holds", "receipts"]
 
 
 class WorkerExtension:
@@ -20,11 +22,29 @@ class WorkerExtension:
 
         return refit.load_weights(weights, self.model_runner)
 
+    def fp8rt_begin(self) -> None:
+        """Gives up a refit of which some is missing: the next bucket is the first of a new one."""
+        from . import refit
+
+        refit.begin(self.model_runner)
+
     def fp8rt_receipt(self) -> dict[str, Any] | None:
         """What the last refit did on this rank; None before the first."""
         from . import refit
 
         return refit.receipt(self.model_runner)
+
+    def fp8rt_check(self) -> str:
+        """Why nothing may be generated from the weights of this rank; empty if all of them are of one version. An error
+        that is raised in several ranks would leave vLLM's executor with answers that it did not read.
+        """
+        from . import health, refit
+
+        try:
+            refit.check(self.model_runner)
+        except health.MixedModelError as error:
+            return str(error)
+        return ""
 
     def fp8rt_fingerprint(self) -> dict[str, Any]:
         """What this rank holds, by the checkpoint's names, and the set-up that it was made with."""
@@ -87,6 +107,16 @@ def not_told(ranks: list[dict[str, Any]], weights: dict[str, list[str]]) -> dict
 def receipts(llm: Any) -> list[dict[str, Any]]:
     """What the last refit did, rank by rank."""
     return ask(llm, "fp8rt_receipt")
+
+
+def check(llm: Any) -> None:
+    """Raises unless the weights of every rank are of one version. The engine lives on, as it may not where a step of
+    its own finds that out.
+    """
+    answers = ask(llm, "fp8rt_check")
+    if any(answers):
+        said = "; ".join(f"rank {rank}: {words}" for rank, words in enumerate(answers) if words)
+        raise MixedModelError(said)
 
 
 def ask(llm: Any, method: str) -> list[Any]:
