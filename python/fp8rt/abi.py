@@ -1,12 +1,15 @@
-"""The C structures of fp8rt.h that the plugin uses, as ctypes sees them. No torch, no vllm."""
+"""The C structures of fp8rt.h that are used from Python, as ctypes sees them. No torch, no vllm."""
 
 import ctypes
 from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 
 BF16, F16, F32, E4M3 = 1, 2, 3, 4
 BACKENDS = {"deepgemm": 2, "cutlass": 4, "cublaslt": 8, "plain": 16, "cpu": 32}
+FP32, POW2, UE8M0_PACKED = 0, 1, 2
 DESTINATION_PARTLY = 2
 REFIT_PARTIAL = 1
+# States of a refit.
+REFIT_IDLE, REFIT_OPEN, REFIT_FAILED = 0, 1, 2
 
 
 class Sized(ctypes.Structure):
@@ -18,6 +21,18 @@ class Sized(ctypes.Structure):
 
 class ContextDesc(Sized):
     _fields_ = [("struct_size", c_uint32), ("flags", c_uint32), ("device", c_int32), ("num_threads", c_uint32)]
+
+
+class QuantizeDesc(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("recipe", c_uint32),
+        ("scale_format", c_uint32),
+        ("floor", c_float),
+        ("num_parts", c_uint32),
+        ("part_rows", POINTER(c_int64)),
+    ]
 
 
 class Tensor(ctypes.Structure):
@@ -114,6 +129,26 @@ class RefitInfo(Sized):
         ("bytes_written", c_uint64),
         ("staging_bytes", c_uint64),
     ]
+
+
+class FingerprintDesc(Sized):
+    _fields_ = [
+        ("struct_size", c_uint32),
+        ("flags", c_uint32),
+        ("name", c_char_p),
+        ("part", c_uint32),
+        ("scale_format", c_uint32),
+        ("expert", c_int64),
+        ("first_block_row", c_int64),
+        ("first_block_column", c_int64),
+        ("part_rows", POINTER(c_int64)),
+        ("num_parts", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class FingerprintSum(ctypes.Structure):
+    _fields_ = [("limbs", c_uint64 * 4)]
 
 
 class Fingerprint(ctypes.Structure):

@@ -8,8 +8,11 @@ import importlib
 _WHERE = {
     "vllm_kwargs": "settings",
     "load_weights": "refit",
+    "begin": "refit",
     "fingerprint": "worker",
     "receipts": "worker",
+    "check": "worker",
+    "MixedModelError": "health",
     "WorkerExtension": "worker",
 }
 

@@ -3,6 +3,7 @@ and never again: ranks may make a different number of configurations, and a comp
 """
 
 import contextlib
+import datetime
 import functools
 import hashlib
 import json
@@ -11,6 +12,8 @@ import pathlib
 from typing import Any
 
 import torch
+
+from .settings import METHOD
 
 # What changes results or kernels. Where a file lies, and what is logged, may differ between machines.
 MAY_DIFFER = ("FP8RT_LIBRARY", "FP8RT_VERBOSE", "FP8RT_KERNEL_CACHE")
@@ -23,6 +26,9 @@ VLLM_SWITCHES = (
 
 # The field of a rank that could not say what its set-up is.
 FAULT = "set-up"
+
+# How long a rank waits for the others to come to their first layer.
+PATIENCE = datetime.timedelta(minutes=5)
 
 _checked = False
 
@@ -55,6 +61,7 @@ def setup(config: Any) -> dict[str, str]:
     from fp8rt import library
 
     result = {
+        "plugin": loaded(),
         "library build": library.build_info(),
         "library file": file_hash(library.file()),
         "vLLM version": vllm.__version__,
@@ -64,6 +71,15 @@ def setup(config: Any) -> dict[str, str]:
     }
     result |= {f"environment {name}": value for name, value in environment().items()}
     return result | {f"setting {name}": value for name, value in flat(json.loads(config.policy.text)).items()}
+
+
+def loaded() -> str:
+    """A worker that gets its configuration from another process can run without the plugin, if it finds the package. It
+    shall not, where others have it.
+    """
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+
+    return "loaded" if METHOD in QUANTIZATION_METHODS else "not loaded"
 
 
 @functools.cache
@@ -108,10 +124,23 @@ def check(own: dict[str, str]) -> None:
     world = parallel_state.get_world_group()
     if world.world_size == 1:
         return
-    gathered: list[Any] = [None] * world.world_size
-    torch.distributed.all_gather_object(gathered, own, group=world.cpu_group)
+    gathered = gather(world, own)
     if differences := compare(dict(zip(world.ranks, gathered, strict=True))):
         raise DisagreementError("the ranks of this model are not set up alike: " + "; ".join(differences))
+
+
+def gather(world: Any, own: dict[str, str]) -> list[dict[str, str]]:
+    """In bounded time, also where a rank never comes."""
+    gathered: list[Any] = [None] * world.world_size
+    try:
+        torch.distributed.monitored_barrier(world.cpu_group, PATIENCE, wait_all_ranks=True)
+        torch.distributed.all_gather_object(gathered, own, group=world.cpu_group)
+    except RuntimeError as error:
+        raise DisagreementError(
+            f"the ranks of this model did not all compare their set-up within {PATIENCE.total_seconds():g} s. One that "
+            f"ended before its first layer says why in its own log; without the plugin it cannot run {METHOD}: {error}"
+        ) from error
+    return gathered
 
 
 def compare(setups: dict[int, dict[str, str]]) -> list[str]:

@@ -6,6 +6,7 @@ import copy
 import json
 from typing import Any
 
+from vllm.config import get_current_vllm_config_or_none
 from vllm.logger import init_logger
 from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
@@ -13,10 +14,14 @@ from vllm.model_executor.layers.quantization.fp8 import Fp8Config
 
 from fp8rt import library
 
-from . import agreement
+from . import agreement, guard, sleeping
+from .health import Health
 from .settings import BLOCKS, METHOD, in_blocks
 
 library.load()
+# A process that got a configuration from another one may not have loaded the plugin itself.
+guard.register()
+sleeping.register()
 logger = init_logger(f"vllm.{__name__}")
 
 # The library's kernels begin with Ampere, its FP8 with Ada.
@@ -45,6 +50,8 @@ class Fp8rtConfig(Fp8Config):
         self.prefixes: dict[str, str] = {}
         # What was decided for each module, and why: see `report`.
         self.decisions: dict[str, library.Decision] = {}
+        # Whether what the layers hold may be used.
+        self.health = Health()
         self._batch_invariant = batch_invariant
         self._policy: library.Policy | None = None
 
@@ -135,8 +142,15 @@ class Fp8rtConfig(Fp8Config):
             if getattr(envs, name):
                 raise ValueError(f"use_deep_gemm is false, and {name} is not 0 in the environment of this process")
 
+    def choose_sleep(self) -> None:
+        """What a sleep discards must be known to the models of this process."""
+        config = get_current_vllm_config_or_none()
+        if config is not None and config.model_config is not None:
+            sleeping.choose(config.model_config)
+
     def get_quant_method(self, layer: Any, prefix: str) -> Any:
         agreement.check_once(self)
+        self.choose_sleep()
         self.check_switches()
         if isinstance(layer, LinearBase):
             decision = self.decide(prefix)

@@ -64,6 +64,7 @@ class Fp8rtMoEMethod(FusedMoEMethodBase):
         self.decision = decision
         # A checkpoint of codes and scales: then vLLM must find a parameter for the scales.
         self.serialized = quant_config.serialized
+        self.health = quant_config.health
         self.dummy = get_current_vllm_config().load_config.load_format == "dummy"
         self.check_deployment()
         self.check_activations(bool(quant_config.batch_invariant))
@@ -135,13 +136,16 @@ class Fp8rtMoEMethod(FusedMoEMethodBase):
         layer.w13_input_scale = layer.w2_input_scale = None
         # Not a parameter, nor in state_dict: how the layer is filled.
         layer.fp8rt = {}
+        self.health.add(layer)
         for name, parts, columns in (
             ("w13_weight", [shard] * (1 + self.moe.is_act_and_mul), hidden_size),
             ("w2_weight", [hidden_size], shard),
         ):
             # vLLM's loader tells weights from scales by this name.
             own = functools.partial(loader, weight_name=name)
-            layer.fp8rt[name] = LayerState(f"{self.prefix}.{name}", parts, columns, self.decision, own, num_experts)
+            layer.fp8rt[name] = LayerState(
+                f"{self.prefix}.{name}", parts, columns, self.decision, own, self.health, num_experts
+            )
             self.create_weight(layer, name, num_experts, sum(parts), columns)
             if self.moe.has_bias:
                 bias = torch.zeros(num_experts, sum(parts), dtype=params_dtype)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .health import Health, MixedModelError
+
 BLOCK = 128
 
 # (experts, rows, columns) in elements. A matrix is one expert.
@@ -47,6 +49,7 @@ class LayerState:
     decision: object
     # vLLM's own loader, which knows tensor parallelism and fused names.
     loader: Callable
+    health: Health
     experts: int = 1
     # Arguments of a call of the loader, to what it copied.
     regions: dict = field(default_factory=dict)
@@ -58,6 +61,8 @@ class LayerState:
     # Arguments of a call, to whether the loader was given a transposed view.
     turned: dict = field(default_factory=dict)
     complete: bool = False
+    # Why what the layer holds is not to be used; empty if it is.
+    stale: str = ""
     # What linear_prepare said.
     prepared: str = ""
 
@@ -87,17 +92,41 @@ class LayerState:
 
     def check(self, may_be_empty: bool) -> None:
         """Raises if something of the layer did not arrive since the last check; nothing at all may, once complete."""
-        arrived = self.weights or self.scales or self.waiting
-        if not arrived and (self.complete or may_be_empty):
+        if not self.arrived() and (self.complete or may_be_empty):
             return
-        total = self.experts * sum(self.parts) * self.columns
-        weights, scales = (sum(math.prod(r.extent) for r in filled) for filled in (self.weights, self.scales))
-        if self.waiting or weights != total or scales != total:
+        if missing := self.missing():
             raise RuntimeError(
-                f"fp8rt: {self.prefix}: of {total} elements {weights} arrived, and scales for {scales}; "
-                f"{len(self.waiting)} scales lack codes. A loader that writes past this layer's casts without scaling"
+                f"fp8rt: {self.prefix}: {missing}. A loader that writes past this layer's casts without scaling"
             )
         self.filled()
+
+    def settle(self) -> None:
+        """Raises if the layer is not to be used: it was filled in part, or not since it became stale."""
+        missing = self.missing() if self.arrived() else self.stale
+        if missing:
+            raise MixedModelError(
+                f"fp8rt: nothing is generated until all weights were filled again: {self.prefix}: {missing}"
+            )
+        if self.arrived():
+            self.filled()
+
+    def touched(self) -> None:
+        """Something is about to arrive."""
+        self.health.settled = False
+
+    def arrived(self) -> bool:
+        """Whether something came since the last check."""
+        return bool(self.weights or self.scales or self.waiting)
+
+    def missing(self) -> str:
+        """What of the layer did not arrive since the last check; empty if all of it did."""
+        total = self.experts * sum(self.parts) * self.columns
+        weights, scales = (sum(math.prod(r.extent) for r in filled) for filled in (self.weights, self.scales))
+        if not self.waiting and weights == total and scales == total:
+            return ""
+        return (
+            f"of {total} elements {weights} arrived, and scales for {scales}; {len(self.waiting)} scales lack codes"
+        )
 
     def filled(self) -> None:
         """Everything arrived, and is awaited anew."""
@@ -105,6 +134,7 @@ class LayerState:
         self.scales.clear()
         self.turned.clear()
         self.complete = True
+        self.stale = ""
 
 
 def states(module: torch.nn.Module) -> dict[str, LayerState]:

@@ -64,9 +64,12 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
         self.part_rows = parts if len(parts) > 1 else None
         self.input_dtype = params_dtype
 
-        state = LayerState(self.prefix, parts, columns, self.decision, extra_weight_attrs["weight_loader"])
+        health = self.quant_config.health
         # Not a parameter, nor in state_dict: how the layer is filled.
-        layer.fp8rt = state
+        layer.fp8rt = LayerState(
+            self.prefix, parts, columns, self.decision, extra_weight_attrs["weight_loader"], health
+        )
+        health.add(layer)
         weight = torch.zeros(rows, columns, dtype=torch.float8_e4m3fn)
         loader = types.MethodType(loading.load_weight, layer)
         layer.register_parameter(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import sleeping
 from .layer import BLOCK, Axes, LayerState, Region, blocks, view
 
 PADDING = (torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default)
@@ -139,6 +140,8 @@ def fill(
     if param.is_meta or loaded_weight.is_meta:
         state.loader(param, loaded_weight, *args, **kwargs)
         return
+    sleeping.check_awake("a weight is loaded", [(state.prefix, param), (state.prefix, scales)])
+    state.touched()
     regions = record(state, param, loaded_weight, args, kwargs)
     codes = loaded_weight.dtype == torch.float8_e4m3fn
     if not codes and loaded_weight.dtype not in (torch.bfloat16, torch.float16, torch.float32):

@@ -18,6 +18,9 @@ class Parameter:
     scales: torch.Tensor | None
     state: LayerState | None
 
+    def tensors(self) -> list[torch.Tensor]:
+        return [self.codes] if self.scales is None else [self.codes, self.scales]
+
     def described(self, partly: bool) -> Destination:
         """For a plan. What is kept may have padding that no name fills (a vocabulary)."""
         if self.state is None:

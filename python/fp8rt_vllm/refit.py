@@ -1,9 +1,13 @@
 """Refit: `load_weights(weights, model_runner)`. At its first arrival a name goes through the model's own load_weights
 with a source without memory, and what that would copy is recorded; from then on the library replays the record.
+
+A refit is not begun, open, or over: all of it arrived, or it failed. One that fails after something was written leaves
+a mixed model. Then `failure` says why, nothing is generated (see health.py), and the next bucket begins a new refit.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -11,10 +15,14 @@ from typing import Any
 import torch
 from vllm.logger import init_logger
 
+from fp8rt import abi
 from fp8rt.plan import Box, Receipt, RefitPlan
 
-from . import loading
-from .parameters import parameters
+from . import loading, sleeping
+from .health import Health, MixedModelError
+from .layer import BLOCK
+from .parameters import Parameter, parameters
+from .peers import Peers, several
 
 logger = init_logger(f"vllm.{__name__}")
 
@@ -55,10 +63,33 @@ class ModelRefit:
         self._open = False
         # Parameters that vLLM's own loader fills, as it says.
         self._by_loader: set[str] = set()
+        # Whether this refit changed something.
+        self._written = False
+        # Why the model is mixed, empty if it is not.
+        self.failure = ""
+        self._peers = Peers(type(model).__qualname__)
+        self._states = [d.state for d in self.destinations if d.state is not None]
+        self._health = {id(state.health): state.health for state in self._states} or {0: Health()}
+        for health in self._health.values():
+            health.refits.add(self)
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """One bucket. Everything is enqueued on torch's current stream when this returns."""
+        """One bucket. Everything is enqueued on torch's current stream when this returns. If it raises, the refit has
+        failed, in all ranks.
+        """
+        self.check_awake("a refit")
+        self._hear()
+        self._unsettle()
+        try:
+            self._load(weights)
+        except BaseException as error:
+            self._failed(f"a bucket failed: {type(error).__name__}: {error}")
+            raise
+
+    def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         items = self.pair(weights)
+        if not items and not self._waiting:
+            return
         if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
             self.finish()
         if not self._open:
@@ -75,6 +106,8 @@ class ModelRefit:
         direct = [(name, weight) for name, weight, _ in items if name in self.record.direct]
         if direct:
             with loading.CastGuard(self._fp8):
+                # What it wrote before it failed is not known.
+                self._written = True
                 self._by_loader.update(self._model().load_weights(iter(direct)) or ())
         if self.plan is not None and self._complete():
             self._close(self.plan.finish())
@@ -83,9 +116,64 @@ class ModelRefit:
         """Whether a bucket begins a refit: one with experts of other ranks alone may come when this rank has all."""
         return any(self.record.boxes.get(name, True) or name in self.record.direct for name, _, _ in items)
 
+    def check(self) -> None:
+        """Raises MixedModelError if the model is mixed, or those that share its configuration are."""
+        for health in self._health.values():
+            health.check()
+
+    def check_awake(self, what: str) -> None:
+        """The memory of every parameter is there."""
+        sleeping.check_awake(what, ((d.name, part) for d in self.destinations for part in d.tensors()))
+
+    def settle(self) -> None:
+        """Ends an open refit; raises if something is missing, or one failed that no layer remembers."""
+        self._hear()
+        if self._open or self._waiting:
+            try:
+                self.finish()
+            except RuntimeError as error:
+                raise MixedModelError(
+                    f"fp8rt: nothing is generated amid a refit (begin() gives it up): {error}"
+                ) from error
+        # Layers of ours know by themselves, since vLLM's own loaders may have filled them since.
+        if self.failure and not self._states:
+            raise MixedModelError(f"fp8rt: nothing is generated until a full refit: {self.failure}")
+
+    def fail(self, reason: str) -> None:
+        """The model is mixed; an open refit is given up."""
+        self.failure = reason
+        self.receipt = None
+        self._give_up()
+        self._unsettle()
+        for state in self._states:
+            state.stale = reason
+
+    def _failed(self, reason: str) -> None:
+        """On this rank. Others may have written their part of what failed here."""
+        if self._written or several():
+            self.fail(reason)
+            self._peers.tell(reason)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Everything is awaited again."""
+        self._open = False
+        self._waiting.clear()
+
+    def _hear(self) -> None:
+        """Whether another rank failed."""
+        if news := self._peers.news():
+            self.fail(news)
+
+    def _unsettle(self) -> None:
+        for health in self._health.values():
+            health.settled = False
+
     def _grow(self, new: list[tuple[str, torch.Tensor]]) -> None:
         """Names that no refit had. Not amid one that is counted by a plan of all names."""
         if self.plan is not None and self._arrived:
+            # The next refit learns it.
+            self.plan = None
             raise RuntimeError(f"fp8rt: {new[0][0]} came amid a refit, and no earlier one had it")
         self.learn(new)
         self.plan = None
@@ -97,14 +185,23 @@ class ModelRefit:
             # Not all names are known yet: a plan of this bucket.
             plan = self._plan([name for name, _, _ in items], True)
             plan.begin()
-            plan.run(self._on_device(items))
+            self._run_plan(plan, items)
             self._first.append(plan.finish())
         else:
-            self.plan.run(self._on_device(items))
+            self._run_plan(self.plan, items)
+
+    def _run_plan(self, plan: RefitPlan, items: list) -> None:
+        try:
+            plan.run(self._on_device(items))
+        except Exception:
+            # Unless the library says otherwise, it enqueued nothing.
+            self._written = self._written or plan.query().state == abi.REFIT_FAILED
+            raise
+        self._written = True
 
     def pair(self, weights: Iterable[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor, torch.Tensor | None]]:
         """Codes with their scales; one that comes without the other is copied and waits for it."""
-        items, arrived = [], dict(weights)
+        items, arrived = [], {name: as_codes(weight) for name, weight in weights}
         halves = {
             name
             for name, weight in arrived.items()
@@ -113,6 +210,9 @@ class ModelRefit:
         for name, weight in arrived.items():
             if name not in halves:
                 items.append((name, weight, None))
+                # Values take the place of half of a pair.
+                for half in (name, name + SCALE_SUFFIX):
+                    self._waiting.pop(half, None)
         for name in halves:
             codes, scales = name.removesuffix(SCALE_SUFFIX), name.removesuffix(SCALE_SUFFIX) + SCALE_SUFFIX
             both = [arrived[half] if half in arrived else self._waiting.pop(half, None) for half in (codes, scales)]
@@ -124,6 +224,8 @@ class ModelRefit:
 
     def finish(self) -> Receipt:
         """Ends a refit; raises, naming what is missing. After the last bucket completed it: its receipt again."""
+        if self.failure and not self._open:
+            raise MixedModelError(f"fp8rt: the refit failed: {self.failure}")
         missing = sorted(self._waiting) or sorted(self.record.direct - self._arrived)
         if missing:
             raise RuntimeError(f"fp8rt: {missing[0]} did not arrive whole, of {len(missing)} that did not")
@@ -163,27 +265,28 @@ class ModelRefit:
 
     def begin(self) -> None:
         """Gives up an open refit, so that everything is awaited again."""
-        self._open = False
-        self._waiting.clear()
+        if self._open and self._written:
+            self.fail("a refit was given up")
+        self._give_up()
 
     def _begin(self) -> None:
-        self._first.clear()
-        self._arrived.clear()
-        self._open = True
-        self.receipt = None
+        self._written = False
         for destination in self.destinations:
             if destination.codes.data_ptr() != self._address(destination.name):
                 raise RuntimeError(
                     f"fp8rt: {destination.name} is at another address than when its refits were recorded"
                 )
+        self._first.clear()
+        self._arrived.clear()
         if self.plan is not None:
             self.plan.begin()
+        self._open = True
 
     def _close(self, receipt: Receipt) -> None:
-        self.receipt, self._open = receipt, False
-        for destination in self.destinations:
-            if destination.state is not None:
-                destination.state.filled()
+        self.receipt, self.failure = receipt, ""
+        self._open = self._written = False
+        for state in self._states:
+            state.filled()
 
     def _complete(self) -> bool:
         info = self.plan.query()
@@ -192,7 +295,7 @@ class ModelRefit:
     @property
     def begun(self) -> bool:
         """Whether there was a refit."""
-        return self._open or self.receipt is not None or bool(self._waiting)
+        return self._open or self.receipt is not None or bool(self._waiting or self.failure)
 
     def _address(self, name: str) -> int:
         return self._model().get_parameter(name).data_ptr()
@@ -300,6 +403,11 @@ class ModelRefit:
         return RefitPlan(self.device, described, moved)
 
 
+def as_codes(weight: torch.Tensor) -> torch.Tensor:
+    """Codes may come as bytes: torch's pickle does not carry their type."""
+    return weight.view(torch.float8_e4m3fn) if weight.dtype == torch.uint8 else weight
+
+
 def model_of(model_runner: Any) -> torch.nn.Module:
     """The model of a runner, or the module itself."""
     if isinstance(model_runner, torch.nn.Module):
@@ -326,6 +434,11 @@ def begin(model_runner: Any) -> None:
     of(model_runner).begin()
 
 
+def check(model_runner: Any) -> None:
+    """Raises MixedModelError if weights of different versions, or of none, are in the model."""
+    of(model_runner).check()
+
+
 def receipt(model_runner: Any) -> dict[str, int] | None:
     """Ends a refit and says what it did; raises, naming what did not arrive. None before the first."""
     refit = of(model_runner)
@@ -337,5 +450,54 @@ def fingerprint(model_runner: Any) -> dict[str, str]:
     the trainer has them; before that by this model's own names.
     """
     refit = of(model_runner)
+    refit.check_awake("a fingerprint")
     plan = refit.plan or RefitPlan(refit.device, [d.described(False) for d in refit.destinations], [])
     return plan.fingerprints()
+
+
+def places(model_runner: Any) -> dict[str, Any]:
+    """What a trainer must know to compare: `boxes` (first, extent) of names of which this rank has not just all,
+    `not_on_blocks` those of them whose boxes are no shards on blocks, `not_told` names without a fingerprint, and why.
+    """
+    refit = of(model_runner)
+    if refit.plan is None:
+        # The first refit has not ended: the fingerprint is by this model's own names.
+        return {"boxes": {}, "not_on_blocks": [], "not_told": {}}
+    boxes, off_blocks = {}, []
+    not_told = dict.fromkeys(sorted(refit.record.direct), "the engine's own loader computes it")
+    for name, held in refit.record.boxes.items():
+        if not held:
+            not_told.setdefault(name, "the engine has no use for it")
+            continue
+        if name in refit.record.transposed:
+            not_told[name] = "the engine takes it transposed"
+            continue
+        shape = (1,) * (3 - len(refit.record.shapes[name])) + refit.record.shapes[name]
+        pieces = [piece for box in held for piece in by_parts(box, refit.destinations[box.destination])]
+        if len(pieces) > 1 or pieces[0][1] != shape:
+            boxes[name] = pieces
+        width = BLOCK // refit.destinations[held[0].destination].codes.element_size()
+        twice = len({first for first, _ in pieces}) < len(pieces)
+        if twice or not all(on_blocks(*piece, shape, width) for piece in pieces):
+            off_blocks.append(name)
+    return {"boxes": boxes, "not_on_blocks": off_blocks, "not_told": not_told}
+
+
+def by_parts(box: Box, destination: Parameter) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """First and extent in the source of each part that a box fills, as the library quantizes them."""
+    expert, row, column = box.source_first
+    begin, end = box.destination_first[1], box.destination_first[1] + box.extent[1]
+    ends = itertools.accumulate(destination.state.parts) if destination.state is not None else ()
+    cuts = [begin, *(cut for cut in ends if begin < cut < end), end]
+    return [
+        ((expert, row + low - begin, column), (box.extent[0], high - low, box.extent[2]))
+        for low, high in itertools.pairwise(cuts)
+    ]
+
+
+def on_blocks(first: tuple[int, ...], extent: tuple[int, ...], shape: tuple[int, ...], width: int) -> bool:
+    """Whether a box begins and ends on blocks of its source, or at its ends."""
+    return all(
+        low % block == 0 and ((low + size) % block == 0 or low + size == whole)
+        for low, size, whole, block in zip(first[1:], extent[1:], shape[1:], (BLOCK, width), strict=True)
+    )

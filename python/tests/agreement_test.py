@@ -1,11 +1,14 @@
 """Ranks compare their set-up: real processes and a real CPU group of vLLM's world."""
 
 import contextlib
+import datetime
 import json
 import multiprocessing
 import os
 import queue as queues
+import re
 import socket
+import time
 import unittest
 import unittest.mock
 
@@ -13,10 +16,13 @@ from fp8rt import library
 from fp8rt_vllm import agreement
 
 RANKS = 3
+# Seconds that ranks wait here, and what a rank does that never compares.
+PATIENCE = 15
+ENDS, STAYS = "ends", "stays"
 
 
 def rank_main(rank, port, settings, environment, queue):
-    """As a worker: its environment, vLLM's groups, then the first layer."""
+    """As a worker: its environment, vLLM's groups, then the first layer, unless the settings say that there is none."""
     os.environ.update(environment)
     from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
     from vllm.distributed import init_distributed_environment
@@ -27,14 +33,20 @@ def rank_main(rank, port, settings, environment, queue):
     try:
         with set_current_vllm_config(VllmConfig(device_config=DeviceConfig(device="cpu")), check_compile=False):
             init_distributed_environment(RANKS, rank, f"tcp://127.0.0.1:{port}", rank, "gloo")
+            agreement.PATIENCE = datetime.timedelta(seconds=PATIENCE)
+            if settings in (ENDS, STAYS):
+                queue.put((rank, settings))
+                time.sleep(0 if settings == ENDS else 4 * PATIENCE)
+                return
             # Only rank 0 makes a configuration more, as with a drafter: nobody waits for it.
             config = Fp8rtConfig(settings)
+            began = time.monotonic()
             for _ in range(2 if rank == 0 else 1):
                 Fp8rtConfig(settings).get_quant_method(object(), "model.norm")
             config.get_quant_method(LinearBase.__new__(LinearBase), "lm_head")
         queue.put((rank, "agreed"))
     except agreement.DisagreementError as error:
-        queue.put((rank, str(error)))
+        queue.put((rank, f"{error}; it took {time.monotonic() - began:.0f} s"))
     except BaseException as error:
         queue.put((rank, f"unexpected {error!r}"))
 
@@ -83,6 +95,18 @@ class Ranks(unittest.TestCase):
         self.assertIn("num_first_layers_in_bf16", failed)
         for said in others:
             self.assertRegex(said, "rank 2 failed: Fp8rtError: .*num_first_layers_in_bf16")
+
+
+    def test_a_rank_that_never_compares(self):
+        """Without the plugin, vLLM raises there before the first layer: the process ends, or an actor lives on."""
+        for absent in (ENDS, STAYS):
+            with self.subTest(absent):
+                *others, last = run([{"precision": "fp8"}, {"precision": "fp8"}, absent])
+                self.assertEqual(last, absent)
+                for said in others:
+                    self.assertIn(f"did not all compare their set-up within {PATIENCE} s", said)
+                    self.assertIn("without the plugin it cannot run fp8rt", said)
+                    self.assertLess(int(re.search(r"it took (\d+) s", said)[1]), 3 * PATIENCE)
 
 
 class Words(unittest.TestCase):

@@ -13,9 +13,13 @@ import unittest
 MODULES = [
     "vllm.config",
     "vllm.distributed.parallel_state",
+    "vllm.device_allocator",
+    "vllm.device_allocator.sleep_mode_backend",
     "vllm.envs",
     "vllm.model_executor.layers.fused_moe",
+    "vllm.model_executor.custom_op",
     "vllm.model_executor.layers.linear",
+    "vllm.model_executor.layers.logits_processor",
     "vllm.model_executor.layers.quantization",
     "vllm.model_executor.layers.quantization.fp8",
     "vllm.model_executor.layers.quantization.kv_cache",
@@ -37,6 +41,7 @@ MODULES = [
 ]
 # Lists and tables that exist to be added to; caches that fill as they are used.
 REGISTRIES = {
+    "vllm.model_executor.custom_op": {"op_registry_oot"},
     "vllm.model_executor.layers.quantization": {"QUANTIZATION_METHODS", "_CUSTOMIZED_METHOD_TO_QUANT_CONFIG"},
     "vllm.model_executor.layers.linear": {"WEIGHT_LOADER_V2_SUPPORTED"},
 }

@@ -37,7 +37,7 @@ class Mixin(unittest.TestCase):
     def test_what_it_calls_is_there(self):
         from fp8rt_vllm import refit
 
-        for name in ("load_weights", "receipt", "fingerprint"):
+        for name in ("load_weights", "begin", "check", "receipt", "fingerprint"):
             self.assertEqual(list(inspect.signature(getattr(refit, name)).parameters)[-1], "model_runner")
 
 
@@ -57,6 +57,11 @@ class Together(unittest.TestCase):
     def test_nobody_answers(self):
         with self.assertRaisesRegex(RuntimeError, "fp8rt_receipt"):
             fp8rt_vllm.receipts(Engine({"fp8rt_receipt": []}))
+
+    def test_mixed_in_some_ranks(self):
+        fp8rt_vllm.check(Engine({"fp8rt_check": ["", ""]}))
+        with self.assertRaisesRegex(fp8rt_vllm.MixedModelError, "^rank 1: half$"):
+            fp8rt_vllm.check(Engine({"fp8rt_check": ["", "half"]}))
 
     def test_shards_and_copies(self):
         self.assertTrue(holds([ONE, ONE], ONE))

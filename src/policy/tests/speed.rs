@@ -1,6 +1,6 @@
 //! Ten thousand names in less than ten milliseconds.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 
@@ -21,16 +21,25 @@ fn names() -> Vec<(String, [i64; 2])> {
     (0..NAMES).map(layer).collect()
 }
 
-/// The best of several runs: others may use the machine.
+/// What this thread has had of a processor: others may use the machine.
+fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a place for the time.
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(code, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// The best of several runs.
 fn best_time(policy: &Policy, names: &[(String, [i64; 2])]) -> Duration {
     let run = |_| {
-        let start = Instant::now();
+        let start = thread_time();
         let quantized = names.iter().filter(|(name, shape)| {
             let decision = policy.decide(name, Some(shape)).unwrap_or_else(|error| panic!("{}", error.message));
             decision.forms.is_some()
         });
         assert!(quantized.count() > NAMES / 2);
-        start.elapsed()
+        thread_time() - start
     };
     (0..20).map(run).min().unwrap()
 }
