@@ -323,6 +323,12 @@ class Extension(WorkerExtension):
             if name.endswith("_proj") and hasattr(module, "quant_method")
         }
 
+    def kernels_of_layers(self) -> list[str]:
+        """Which kernels vLLM's own FP8 chose."""
+        modules = self.model_runner.get_model().modules()
+        methods = [getattr(module, "quant_method", None) for module in modules]
+        return sorted({type(m.fp8_linear).__name__ for m in methods if hasattr(m, "fp8_linear")})
+
 
 def synchronize(device) -> None:
     import torch
