@@ -3,6 +3,7 @@ torch and vLLM only where they are used, so that a process can set its environme
 """
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -73,17 +74,25 @@ def prepare_environment(root: pathlib.Path) -> None:
 
 
 def install(folder: pathlib.Path) -> None:
-    """Every process finds the plugin by its entry point, as if the wheel of this tree were installed, and this file."""
-    points = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())
-    info = folder / "fp8rt_vllm-0.dist-info"
+    """Every process finds this file, and the plugin by its entry point: the installed wheel's, or else this tree's."""
+    folder.mkdir(parents=True)
+    tests, tree = pathlib.Path(__file__).parents[:2]
+    paths = [folder, tests]
+    if not importlib.metadata.entry_points(group="vllm.general_plugins", name="fp8rt"):
+        points = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["entry-points"]
+        install_points(folder, "fp8rt_vllm", points)
+        paths.append(tree)
+    sys.path[:0] = map(str, paths)
+    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def install_points(folder: pathlib.Path, name: str, points: dict[str, dict[str, str]]) -> None:
+    """What an installed wheel says of itself: groups of entry points."""
+    info = folder / f"{name}-0.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fp8rt_vllm\nVersion: 0\n")
-    groups = points["project"]["entry-points"].items()
-    lines = [f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in named.items()) for group, named in groups]
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
+    lines = [f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in named.items()) for group, named in points.items()]
     (info / "entry_points.txt").write_text("".join(lines))
-    added = [str(folder), str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[1])]
-    sys.path[:0] = added
-    os.environ["PYTHONPATH"] = os.pathsep.join([*added, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def shapes(config: dict) -> dict[str, tuple[int, ...]]:
@@ -322,6 +331,11 @@ class Extension(WorkerExtension):
             for name, module in model.named_modules()
             if name.endswith("_proj") and hasattr(module, "quant_method")
         }
+
+    def node_of_ray(self) -> str:
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
 
     def kernels_of_layers(self) -> list[str]:
         """Which kernels vLLM's own FP8 chose."""

@@ -30,9 +30,9 @@ class Sizes:
         self.length = 2048 if gpu else 64
         self.prompts = {"count": 8, "length": 128, "tokens": 16} if gpu else {"count": 4, "length": 16, "tokens": 8}
         # Sequences, tokens of each prompt, and tokens to generate.
-        self.decode = ((8, 128, 129), (64, 16, 129)) if gpu else ((4, 4, 9), (8, 2, 9))
+        self.decode = ((8, 128, 129), (64, 16, 129)) if gpu else ((4, 4, 5), (8, 2, 5))
         self.prefill = (8, 1024) if gpu else (2, 32)
-        self.repetitions = 7 if gpu else 3
+        self.repetitions = 7 if gpu else 1
 
 
 class Results(dict):
