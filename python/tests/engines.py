@@ -45,6 +45,8 @@ SMALL = LARGE | {
     "vocab_size": 300,
     "max_position_embeddings": 256,
 }
+# Shards of two ranks lie on blocks: codes and scales from disk can be divided.
+ALIGNED = SMALL | {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8, "num_key_value_heads": 8}
 FP8_CHECKPOINT = {
     "activation_scheme": "dynamic",
     "fmt": "e4m3",

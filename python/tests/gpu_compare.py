@@ -5,6 +5,7 @@ import pathlib
 import statistics
 
 import engines
+from gpu_phases import ENGINES
 
 # Of the spread of log-probabilities, for two layers: see engine_test.py.
 BOUND = 0.12
@@ -26,6 +27,7 @@ def read(folder: pathlib.Path, phases: list[str]) -> dict:
 def compare(results: dict, phases: list[str], layers: int) -> list[str]:
     """What does not hold, and what could not be told."""
     failures = [f"{name}: {result['error']}" for name, result in results.items() if "error" in result]
+    failures += [f"{name}: did not run" for phase in phases for name in ENGINES[phase] if name not in results]
     for mode in ("eager", "graphs"):
         if mode in phases:
             failures += refits(results, mode)

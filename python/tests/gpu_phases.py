@@ -53,7 +53,8 @@ class Phase:
     def __init__(self, options: argparse.Namespace):
         self.options, self.sizes = options, Sizes(options.device)
         self.folder = pathlib.Path(options.folder)
-        shape = engines.LARGE if options.device == "cuda" else engines.SMALL
+        small = engines.SMALL if options.tp == 1 else engines.ALIGNED
+        shape = engines.LARGE if options.device == "cuda" else small
         self.config = shape | {"num_hidden_layers": options.layers}
         self.results = Results(self.folder / f"{options.phase}.json")
 
