@@ -3,9 +3,9 @@
 
     gpu_vllm.py [--tp N] [--layers N] [--phases WORD,...] [--minutes N] [--out FOLDER] [--device cpu]
 
-`FP8RT_LIBRARY` names the library where the plugin's wheel is not installed. The model is a Llama of random weights with the
-shapes of an 8B one and few layers. Every phase is a process with empty caches of its own, and a limit of time: one that
-fails or is ended leaves what it has, and the others go on. `--minutes` is for all of it. A table comes last; a
+`FP8RT_LIBRARY` names the library where the plugin's wheel is not installed. The model is a Llama of random weights with
+the shapes of an 8B one and few layers. Every phase is a process with empty caches of its own, and a limit of time: one
+that fails or is ended leaves what it has, and the others go on. `--minutes` is for all of it. A table comes last; a
 comparison that does not hold, or that could not be made, fails the run. Logs and results are in FOLDER.
 
     phase    engines                                                     limit
@@ -19,8 +19,8 @@ comparison that does not hold, or that could not be made, fails the run. Logs an
 Minutes on an H100: not known for this form. An earlier one took 45 s for a first engine in a process, 0.4 s for a
 second one, 10.6 s if it compiles; vLLM's own FP8 compiled kernels for 34 s in a generation. So with one GPU first
 `--phases eager,bf16,graphs`, and in another call `--phases stock` with the same FOLDER, whose results it compares with.
-With --device cpu (vLLM for the CPU, a tiny model, no stock phase) it takes 2.5 minutes of two cores that do other things
-too, and 7 with two ranks.
+With --device cpu (vLLM for the CPU, a tiny model, no stock phase) it takes 2.5 minutes of two busy cores, and 7 with
+two ranks.
 """
 
 import argparse
