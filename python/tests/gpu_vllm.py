@@ -47,6 +47,7 @@ ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # The stock engine is to run DeepGEMM, on the scales that are there, and to compile what it meets.
     "VLLM_USE_DEEP_GEMM": "1",
+    "VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER": "0",
     "VLLM_USE_DEEP_GEMM_E8M0": "0",
     "VLLM_DEEP_GEMM_WARMUP": "skip",
     # No NVLink multicast: a host that is shared may not survive it.
@@ -60,6 +61,7 @@ UNSET = (
     "FP8RT_TAKE_OVER_FP8",
     "PYTHONDONTWRITEBYTECODE",
     "VLLM_BATCH_INVARIANT",
+    "VLLM_DISABLED_KERNELS",
     "VLLM_PLUGINS",
     "VLLM_TEST_FORCE_FP8_MARLIN",
 )
