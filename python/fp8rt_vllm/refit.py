@@ -85,7 +85,8 @@ class ModelRefit:
 
     def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         items = self.pair(weights)
-        if not items and not self._waiting:
+        if not self._waiting and (not items or not self._open and self._all_fill_nothing(items)):
+            # They may come after what ended a refit, and begin no other: the name of a tied head is often the last.
             return
         if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
             self.finish()
@@ -158,6 +159,12 @@ class ModelRefit:
     def _unsettle(self) -> None:
         for health in self._health.values():
             health.settled = False
+
+    def _all_fill_nothing(self, items: list) -> bool:
+        """Known names that no parameter is made of: of tied parameters, and such as old checkpoints have."""
+        return all(
+            self.record.boxes.get(name) == [] and name not in self.record.direct for name, _, _ in items
+        )
 
     def _grow(self, new: list[tuple[str, torch.Tensor]]) -> None:
         """Names that no refit had. Not amid one that is counted by a plan of all names."""
@@ -326,8 +333,7 @@ class ModelRefit:
     def _recorded(self, sources: dict[str, torch.Tensor]) -> tuple[dict[str, list], bool]:
         """The copies by name, and whether something was computed before it was written."""
         names = {source.untyped_storage()._cdata: name for name, source in sources.items()}
-        with loading.CopyRecorder(self._by_storage) as recorder:
-            self._model().load_weights(iter(sources.items()))
+        recorder, _ = self._load_stand_ins(sources)
         copies: dict[str, list] = {}
         computed = recorder.computed > 0
         for to, come in recorder.copies:
@@ -338,8 +344,34 @@ class ModelRefit:
 
     def _claims(self, name: str, source: torch.Tensor) -> bool:
         """Whether the model says that it loaded a name of which no copy was seen: then its loader computes."""
+        return bool(self._load_stand_ins({name: source})[1])
+
+    def _load_stand_ins(self, sources: dict[str, torch.Tensor]) -> tuple[loading.CopyRecorder, set[str]]:
+        """What the model copies, and what it says that it loaded. vLLM 0.33.0 refuses the name of a tied parameter
+        where that of the parameter itself is not beside it; that one came before.
+        """
+        try:
+            with loading.CopyRecorder(self._by_storage) as recorder:
+                return recorder, set(self._model().load_weights(iter(sources.items())) or ())
+        except ValueError:
+            known = self._known_stand_ins()
+            if not known:
+                raise
         with loading.CopyRecorder(self._by_storage):
-            return bool(self._model().load_weights(iter([(name, source)])))
+            before = set(self._model().load_weights(iter(known.items())) or ())
+        with loading.CopyRecorder(self._by_storage) as recorder:
+            loaded = set(self._model().load_weights(iter([*known.items(), *sources.items()])) or ())
+        beside = {source.untyped_storage()._cdata for source in known.values()}
+        recorder.copies = [copy for copy in recorder.copies if copy[1].untyped_storage()._cdata not in beside]
+        return recorder, loaded - before
+
+    def _known_stand_ins(self) -> dict[str, torch.Tensor]:
+        """Of the names whose loaders copy."""
+        return {
+            name: torch.empty(shape, dtype=torch.bfloat16, device="meta")
+            for name, shape in self.record.shapes.items()
+            if self.record.boxes[name]
+        }
 
     def _boxes(self, name: str, source: torch.Tensor, copies: list) -> list[Box] | None:
         """None: something that the library does not do, so that vLLM's loader must."""
