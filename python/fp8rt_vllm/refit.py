@@ -88,8 +88,6 @@ class ModelRefit:
 
     def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         items = self.pair(weights)
-        if not items and not self._waiting:
-            return
         if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
             self.finish()
         if not self._open:
@@ -113,7 +111,7 @@ class ModelRefit:
             self._close(self.plan.finish())
 
     def _starts(self, items: list) -> bool:
-        """Whether a bucket begins a refit: one with experts of other ranks alone may come when this rank has all."""
+        """Whether a bucket begins a refit. Experts of other ranks, or a tied head, may come when this rank has all."""
         return any(self.record.boxes.get(name, True) or name in self.record.direct for name, _, _ in items)
 
     def check(self) -> None:
@@ -340,8 +338,7 @@ class ModelRefit:
     def _recorded(self, sources: dict[str, torch.Tensor]) -> tuple[dict[str, list], bool]:
         """The copies by name, and whether something was computed before it was written."""
         names = {source.untyped_storage()._cdata: name for name, source in sources.items()}
-        with loading.CopyRecorder(self._by_storage) as recorder:
-            self._model().load_weights(iter(sources.items()))
+        recorder, _ = self._load_stand_ins(sources)
         copies: dict[str, list] = {}
         computed = recorder.computed > 0
         for to, come in recorder.copies:
@@ -356,13 +353,39 @@ class ModelRefit:
         """
         if not sources:
             return set()
-        with loading.CopyRecorder(self._by_storage):
-            if not self._model().load_weights(iter(sources.items())):
-                return set()
+        if not self._load_stand_ins(sources)[1]:
+            return set()
         if len(sources) == 1:
             return set(sources)
         items, middle = list(sources.items()), len(sources) // 2
         return self._claimed(dict(items[:middle])) | self._claimed(dict(items[middle:]))
+
+    def _load_stand_ins(self, sources: dict[str, torch.Tensor]) -> tuple[loading.CopyRecorder, set[str]]:
+        """What the model copies, and what it says that it loaded. vLLM 0.33.0 refuses the name of a tied parameter
+        where that of the parameter itself is not beside it; that one came before.
+        """
+        try:
+            with loading.CopyRecorder(self._by_storage) as recorder:
+                return recorder, set(self._model().load_weights(iter(sources.items())) or ())
+        except ValueError:
+            known = self._known_stand_ins()
+            if not known:
+                raise
+        with loading.CopyRecorder(self._by_storage):
+            before = set(self._model().load_weights(iter(known.items())) or ())
+        with loading.CopyRecorder(self._by_storage) as recorder:
+            loaded = set(self._model().load_weights(iter([*known.items(), *sources.items()])) or ())
+        beside = {source.untyped_storage()._cdata for source in known.values()}
+        recorder.copies = [copy for copy in recorder.copies if copy[1].untyped_storage()._cdata not in beside]
+        return recorder, loaded - before
+
+    def _known_stand_ins(self) -> dict[str, torch.Tensor]:
+        """Of the names whose loaders copy."""
+        return {
+            name: torch.empty(shape, dtype=torch.bfloat16, device="meta")
+            for name, shape in self.record.shapes.items()
+            if self.record.boxes[name]
+        }
 
     def _boxes(self, name: str, source: torch.Tensor, copies: list) -> list[Box] | None:
         """None: something that the library does not do, so that vLLM's loader must."""

@@ -27,8 +27,6 @@ import tempfile
 import time
 from unittest import mock
 
-import gpu_vllm
-
 CONFIG = {
     "architectures": ["Qwen3MoeForCausalLM"],
     "model_type": "qwen3_moe",
@@ -63,6 +61,27 @@ TINY = {
     "num_key_value_heads": 2,
     "head_dim": 64,
 }
+BUCKET_BYTES = 200 << 20
+TOKENS = 16
+FP8_CHECKPOINT = {
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "quant_method": "fp8",
+    "weight_block_size": [128, 128],
+}
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+    "VLLM_DEEP_GEMM_WARMUP": "skip",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # No NVLink multicast: a host that is shared may not survive it.
+    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NCCL_NVLS_ENABLE": "0",
+}
 PARTS = {
     "eager": ["eager_refit", "eager_fresh"],
     "graphs": ["graphs_refit", "graphs_fresh"],
@@ -94,7 +113,7 @@ def main() -> None:
         run_engine(options)
         return
     with tempfile.TemporaryDirectory() as folder:
-        gpu_vllm.make_installed(pathlib.Path(folder))
+        make_installed(pathlib.Path(folder))
         results = {}
         written = start("write", options, folder)
         for engine in [] if "error" in written else [e for part in options.parts.split(",") for e in PARTS[part]]:
@@ -112,7 +131,7 @@ def main() -> None:
 
 def start(engine: str, options: argparse.Namespace, model: str) -> dict:
     """Runs one engine in a process of its own; its own last line is JSON."""
-    environment = dict(gpu_vllm.ENVIRONMENT)
+    environment = dict(ENVIRONMENT)
     if engine.startswith("stock"):
         environment["VLLM_USE_DEEP_GEMM_E8M0"] = "0"
     if options.device == "cpu":
@@ -126,6 +145,16 @@ def start(engine: str, options: argparse.Namespace, model: str) -> dict:
     if ended.returncode or not answers:
         return {"error": f"exit status {ended.returncode}"}
     return json.loads(answers[-1])
+
+
+def make_installed(folder: pathlib.Path) -> None:
+    """Every process finds the plugin by its entry point, as if the wheel of this tree were installed."""
+    package = folder / "fp8rt_vllm-0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: fp8rt_vllm\nVersion: 0\n")
+    (package / "entry_points.txt").write_text("[vllm.general_plugins]\nfp8rt = fp8rt_vllm.plugin:register\n")
+    paths = [str(folder), str(pathlib.Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 def config_of(options: argparse.Namespace) -> dict:
@@ -185,7 +214,7 @@ def write_checkpoints(folder: pathlib.Path, options: argparse.Namespace) -> None
         scales = torch.empty(*(-(-size // 128) for size in weight.shape), device=weight.device)
         torch.ops.fp8rt.quantize_weight(weight, codes, scales)
         quantized |= {name: codes.cpu(), f"{name}_scale_inv": scales.cpu()}
-    quantization = {"quantization_config": gpu_vllm.FP8_CHECKPOINT}
+    quantization = {"quantization_config": FP8_CHECKPOINT}
     for name, tensors, more in (("bf16", kept, {}), ("fp8", quantized, quantization)):
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config | more))
@@ -218,15 +247,15 @@ def run_engine(options: argparse.Namespace) -> None:
         )
         result = {"start_s": time.time() - begin}
         begin = time.time()
-        gpu_vllm.generate(llm)
+        generate(llm)
         result["first_generate_s"] = time.time() - begin
         if refitted:
             result |= refits(llm, config, kind)
-        result |= gpu_vllm.generate(llm)
+        result |= generate(llm)
         if ours:
             result["state"] = llm.collective_rpc(state_of_worker)
         if options.device == "cuda":
-            result |= gpu_vllm.timings(llm)
+            result |= timings(llm)
         if ours and mode == "fresh":
             # Other weights, and then those of the disk again by vLLM's own reload.
             llm.collective_rpc(refit_worker, args=(config, 1, "plan"))
@@ -261,6 +290,23 @@ def kernel(device: str):
         yield
 
 
+def generate(llm) -> dict:
+    """Greedy tokens of fixed prompts and the log-probabilities of the prompts' own tokens."""
+    from vllm import SamplingParams
+
+    prompts = [{"prompt_token_ids": [(7 * i + 13 * j) % 31000 + 5 for j in range(64)]} for i in range(8)]
+    outputs = llm.generate(
+        prompts,
+        SamplingParams(max_tokens=TOKENS, temperature=0, prompt_logprobs=1, ignore_eos=True, detokenize=False),
+        use_tqdm=False,
+    )
+    logprobs = [
+        [step[token].logprob for step, token in zip(o.prompt_logprobs[1:], o.prompt_token_ids[1:], strict=True)]
+        for o in outputs
+    ]
+    return {"tokens": [list(o.outputs[0].token_ids) for o in outputs], "logprobs": logprobs}
+
+
 def refits(llm, config: dict, kind: str) -> dict:
     """Three refits in buckets: version 1, then the checkpoint's twice, the second of which is the steady state. A model
     in BF16 is refitted by the plan and by vLLM's own load_weights.
@@ -284,7 +330,7 @@ def refit_worker(worker, config: dict, version: int, path: str) -> dict:
 
     device, bucket, size = torch.device(worker.device), [], 0
     cuda = device.type == "cuda"
-    buffer = torch.empty(2 * gpu_vllm.BUCKET_BYTES, dtype=torch.uint8, device=device)
+    buffer = torch.empty(2 * BUCKET_BYTES, dtype=torch.uint8, device=device)
     result = {"seconds": 0.0, "buckets": 0, "extra_bytes": 0}
 
     def wait() -> None:
@@ -310,7 +356,7 @@ def refit_worker(worker, config: dict, version: int, path: str) -> dict:
 
     with torch.no_grad():
         for name, weight in weights(config, version, str(device)):
-            if size + weight.nbytes > gpu_vllm.BUCKET_BYTES and bucket:
+            if size + weight.nbytes > BUCKET_BYTES and bucket:
                 send()
                 size = 0
             room = buffer[size : size + weight.nbytes] if size + weight.nbytes <= buffer.numel() else None
@@ -350,6 +396,33 @@ def state_of_worker(worker) -> dict:
     }
 
 
+def timings(llm) -> dict:
+    """Milliseconds of a decode step with 8 and 64 sequences, and of a prefill of 8 times 1024 tokens; medians."""
+    from vllm import SamplingParams
+
+    def seconds(count: int, length: int, tokens: int, times: int = 5) -> float:
+        taken = []
+        for turn in range(times):
+            prompts = [
+                {"prompt_token_ids": [(11 * i + 17 * j + turn) % 31000 + 5 for j in range(length)]}
+                for i in range(count)
+            ]
+            begin = time.perf_counter()
+            llm.generate(
+                prompts,
+                SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True, detokenize=False),
+                use_tqdm=False,
+            )
+            taken.append(time.perf_counter() - begin)
+        return sorted(taken)[times // 2]
+
+    result = {}
+    for count in (8, 64):
+        result[f"decode_{count}_ms"] = (seconds(count, 16, 129) - seconds(count, 16, 1)) / 128 * 1000
+    result["prefill_8192_ms"] = seconds(8, 1024, 1) * 1000
+    return result
+
+
 def compare(results: dict, device: str) -> list[str]:
     """What must hold."""
     failures = [f"{name}: {result['error']}" for name, result in results.items() if "error" in result]
@@ -377,8 +450,8 @@ def costs(results: dict) -> list[str]:
         if name == "bf16_refit" or "plan_2" not in result:
             continue
         extra = max(rank["extra_bytes"] for rank in result["plan_2"])
-        if extra > gpu_vllm.BUCKET_BYTES:
-            failures.append(f"{name}: a refit took {extra} bytes beside its bucket of {gpu_vllm.BUCKET_BYTES}")
+        if extra > BUCKET_BYTES:
+            failures.append(f"{name}: a refit took {extra} bytes beside its bucket of {BUCKET_BYTES}")
         for path in ("plan_2", "stock_2"):
             if path in kept and seconds(result, "plan_2") > MOST_TIME * seconds(kept, path):
                 failures.append(
@@ -392,6 +465,18 @@ def seconds(result: dict, key: str) -> float:
     return max(rank["seconds"] for rank in result[key])
 
 
+def difference(mine: dict, other: dict) -> str:
+    """Mean and largest absolute difference of log-probabilities of the same tokens."""
+    if "logprobs" not in mine or "logprobs" not in other:
+        return "-"
+    gaps = [
+        abs(a - b)
+        for one, two in zip(mine["logprobs"], other["logprobs"], strict=True)
+        for a, b in zip(one, two, strict=True)
+    ]
+    return f"{sum(gaps) / len(gaps):.4f} / {max(gaps):.4f}"
+
+
 def table(results: dict) -> None:
     """One row an engine. `plan`, `stock`: seconds of loading in the first and the third refit; MB beside the bucket."""
     keys = ("start_s", "first_generate_s", "reload_s", "decode_8_ms", "decode_64_ms", "prefill_8192_ms")
@@ -402,7 +487,7 @@ def table(results: dict) -> None:
         cells += "".join(f"{seconds(result, key):17.3f}" if key in result else f"{'-':>17}" for key in refits)
         extra = max((rank["extra_bytes"] for rank in result.get("plan_2", [])), default=None)
         cells += f"{'-':>17}" if extra is None else f"{extra / 1e6:17.1f}"
-        print(f"{name:14}{cells}   {gpu_vllm.difference(result, results.get('bf16_refit', {}))}")
+        print(f"{name:14}{cells}   {difference(result, results.get('bf16_refit', {}))}")
 
 
 if __name__ == "__main__":
