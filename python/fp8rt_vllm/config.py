@@ -7,13 +7,14 @@ import json
 from typing import Any
 
 from vllm.logger import init_logger
+from vllm.model_executor.layers.attention import Attention, MLAAttention
 from vllm.model_executor.layers.fused_moe import RoutedExperts, UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.fp8 import Fp8Config
 
 from fp8rt import library
 
-from . import agreement
+from . import agreement, mla
 from .settings import BLOCKS, METHOD, in_blocks
 
 library.load()
@@ -153,6 +154,12 @@ class Fp8rtConfig(Fp8Config):
                 f"{prefix} has routed experts, which this version does not run in FP8 ({decision.reason}); "
                 'keep them with {"fp8rt": {"rules": [{"glob": "*.experts*", "decision": "keep"}]}}'
             )
+        if isinstance(layer, Attention):
+            from .kv_cache import Fp8rtKVCacheMethod
+
+            return Fp8rtKVCacheMethod(self)
+        if isinstance(layer, MLAAttention):
+            mla.follow(layer)
         return super().get_quant_method(layer, prefix)
 
 

@@ -13,6 +13,8 @@ from vllm.logger import init_logger
 from fp8rt.plan import Box, Receipt, RefitPlan
 
 from . import loading
+from .kv_cache import CacheScales
+from .mla import Derivations
 from .parameters import parameters
 
 logger = init_logger(f"vllm.{__name__}")
@@ -52,10 +54,22 @@ class ModelRefit:
         self._open = False
         # Parameters that vLLM's own loader fills, as it says.
         self._by_loader: set[str] = set()
+        # Neither counts for a refit's end: scales of the KV cache may come before the weights, after, or not at all.
+        self.scales = CacheScales(model)
+        self.derivations = Derivations(model)
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """One bucket. Everything is enqueued on torch's current stream when this returns."""
-        items = self.pair(weights)
+        items = self.scales.take(self.pair(weights), self.record.shapes, self._by_storage)
+        if items:
+            self._load(items)
+        complete = self.plan is not None and self._open and self._complete()
+        if complete or self.plan is None or not self._open:
+            self.scales.apply()
+        if complete:
+            self._close(self.plan.finish())
+
+    def _load(self, items: list[tuple[str, torch.Tensor, torch.Tensor | None]]) -> None:
         if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
             self.finish()
         if not self._open:
@@ -66,12 +80,14 @@ class ModelRefit:
         self._check_shapes(items)
         self._arrived.update(name for name, _, _ in items)
         self._run([item for item in items if self.record.boxes[item[0]]])
+        filled = {self.destinations[box.destination].name for name, _, _ in items for box in self.record.boxes[name]}
         direct = [(name, weight) for name, weight, _ in items if name in self.record.direct]
         if direct:
             with loading.CastGuard(self._fp8):
-                self._by_loader.update(self._model().load_weights(iter(direct)) or ())
-        if self.plan is not None and self._complete():
-            self._close(self.plan.finish())
+                loaded = self._model().load_weights(iter(direct))
+            self._by_loader.update(loaded or ())
+            filled = filled | loaded if loaded is not None else None
+        self.derivations.refresh(filled)
 
     def _grow(self, new: list[tuple[str, torch.Tensor]]) -> None:
         """Names that no refit had. Not amid one that is counted by a plan of all names."""
@@ -114,6 +130,7 @@ class ModelRefit:
 
     def finish(self) -> Receipt:
         """Ends a refit; raises, naming what is missing. After the last bucket completed it: its receipt again."""
+        self.scales.finish()
         if not self._open:
             if self.receipt is None:
                 raise RuntimeError("fp8rt: no refit was begun")
@@ -155,6 +172,7 @@ class ModelRefit:
         """Gives up an open refit, so that everything is awaited again."""
         self._open = False
         self._waiting.clear()
+        self.scales.begin()
 
     def _begin(self) -> None:
         self._first.clear()
@@ -310,4 +328,4 @@ def fingerprint(model_runner: Any) -> dict[str, str]:
     """
     refit = of(model_runner)
     plan = refit.plan or RefitPlan(refit.device, [d.described(False) for d in refit.destinations], [])
-    return plan.fingerprints()
+    return plan.fingerprints() | refit.scales.fingerprints(refit.device)
