@@ -5,6 +5,7 @@ CUDA graphs hold their addresses. Here they follow kv_b_proj, in the storage tha
 import functools
 import weakref
 from collections.abc import Collection
+from typing import Any
 
 import torch
 
@@ -40,6 +41,17 @@ def follow(layer: torch.nn.Module) -> None:
     state = getattr(projection(layer), "fp8rt", None)
     if isinstance(state, LayerState):
         state.after_load = functools.partial(loaded, weakref.ref(layer))
+
+
+def check(layer: torch.nn.Module, quantized: bool, attention_config: Any) -> None:
+    """When the layer is made. `quantized`: its cache is in FP8."""
+    if not (quantized and getattr(attention_config, "use_prefill_query_quantization", False)):
+        return
+    if isinstance(getattr(projection(layer), "fp8rt", None), LayerState):
+        raise ValueError(
+            f"fp8rt: {layer.layer_name}: use_prefill_query_quantization is true, by which vLLM casts the input of "
+            "kv_b_proj to E4M3 without a scale, and kv_b_proj takes 16 bits; keep it false, or keep kv_b_proj by a rule"
+        )
 
 
 def derived(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
