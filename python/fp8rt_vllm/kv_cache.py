@@ -58,7 +58,8 @@ class Fp8rtKVCacheMethod(Fp8KVCacheMethod):
 
     def create_weights(self, layer: torch.nn.Module) -> None:
         """On the host, where vLLM decides by them: nothing waits for the device, and they outlive a sleep that gives
-        its memory up. vLLM's reload calls this anew.
+        its memory up. In float32: vLLM makes them of the model's type when it starts, which rounds what is loaded, and
+        of float32 when it reloads, for which it calls this anew.
         """
         if self.static is None:
             quantized = kv_cache.is_quantized_kv_cache(layer.kv_cache_dtype)
@@ -72,17 +73,21 @@ class Fp8rtKVCacheMethod(Fp8KVCacheMethod):
                 )
         with torch.device("cpu"):
             super().create_weights(layer)
+        for kind in KINDS if self.static else ():
+            scale = getattr(layer, kind)
+            scale.data = scale.data.float()
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """May be called again: what was loaded is still there."""
+        if self.dummy:
+            # Random numbers, of either sign, in what is loaded and in what is read.
+            for kind in KINDS:
+                getattr(layer, kind).fill_(ABSENT)
+                getattr(layer, f"_{kind}").fill_(1.0)
+            self.dummy = False
         if not self.static:
             super().process_weights_after_loading(layer)
             return
-        if self.dummy:
-            # Random numbers, of either sign.
-            for kind in KINDS:
-                getattr(layer, kind).fill_(ABSENT)
-            self.dummy = False
         given = loaded(layer)
         self.write(layer, given, self.resolve(layer, given))
 
@@ -97,9 +102,9 @@ class Fp8rtKVCacheMethod(Fp8KVCacheMethod):
             raise ValueError(f"fp8rt: {layer.layer_name}: v_scale is {given['v_scale']}, and there is no k_scale")
         host = types.SimpleNamespace(kv_cache_dtype=layer.kv_cache_dtype, calculate_kv_scales=False)
         for kind, value in given.items():
-            setattr(host, kind, torch.tensor(value))
+            setattr(host, kind, torch.tensor(value, dtype=torch.float32, device="cpu"))
             for name in (f"_{kind}", f"_{kind}_cpu"):
-                setattr(host, name, torch.tensor(1.0))
+                setattr(host, name, torch.ones((), dtype=torch.float32, device="cpu"))
         with torch.device("cpu"):
             super().process_weights_after_loading(host)
         if self.settled:
@@ -164,8 +169,9 @@ class CacheScales:
         scalars = [
             (name, weight) for name, weight, _ in items if weight.numel() == 1 and (self._layers or NAMED.search(name))
         ]
-        known = {*known, *self.names, *self._dropped}
-        self._learn([(name, weight) for name, weight in scalars if name not in known], protected)
+        seen = (known, self.names, self._dropped)
+        new = [(name, weight) for name, weight in scalars if not any(name in names for names in seen)]
+        self._learn(new, protected)
         for name, weight in scalars:
             if name in self.names:
                 # The caller reuses its buffer.

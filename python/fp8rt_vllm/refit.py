@@ -62,14 +62,14 @@ class ModelRefit:
         """One bucket. Everything is enqueued on torch's current stream when this returns."""
         items = self.scales.take(self.pair(weights), self.record.shapes, self._by_storage)
         if items:
-            self._load(items)
+            self._fill(items)
         complete = self.plan is not None and self._open and self._complete()
         if complete or self.plan is None or not self._open:
             self.scales.apply()
         if complete:
             self._close(self.plan.finish())
 
-    def _load(self, items: list[tuple[str, torch.Tensor, torch.Tensor | None]]) -> None:
+    def _fill(self, items: list[tuple[str, torch.Tensor, torch.Tensor | None]]) -> None:
         if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
             self.finish()
         if not self._open:

@@ -64,10 +64,24 @@ class AfterLoading(unittest.TestCase):
             self.assertEqual([first.q_scale.item(), first.prob_scale.item()], [kv_cache.ABSENT] * 2)
             self.assertIsInstance(first.k_scale, torch.nn.Parameter)
 
+    def test_not_rounded_to_the_type_of_the_model(self):
+        """vLLM builds and processes a model with this as torch's default."""
+        scales = toy.scales(0.1)
+        with world.world():
+            torch.set_default_dtype(torch.bfloat16)
+            try:
+                model = fresh(1, scales)
+            finally:
+                torch.set_default_dtype(torch.float32)
+            expected = torch.tensor(0.1 + 1 / 8).item()
+            self.assertEqual(toy.read(model)[0]["_k_scale"], expected)
+            self.assertEqual(toy.read(model)[0]["_k_scale_float"], expected)
+
     def test_random_weights_leave_no_scale(self):
         with world.world("dummy"):
-            for layer in toy.read(dummy()):
-                self.assertEqual(set(layer.values()) - {None}, {1.0})
+            for dtype in ("fp8", "auto"):
+                for layer in toy.read(dummy(dtype=dtype)):
+                    self.assertEqual(set(layer.values()) - {None}, {1.0})
 
     def test_auto_is_stock(self):
         with world.world():
