@@ -145,6 +145,8 @@ def load_weight(
     waiting = state.waiting.pop(call_of(args, kwargs), None)
     if waiting is not None:
         load_scales(self, self.weight_scale_inv, waiting, *args, **kwargs)
+    elif state.after_load is not None:
+        state.after_load()
 
 
 def load_scales(
@@ -178,6 +180,8 @@ def load_scales(
         target.copy_(view(loaded_weight, first, tuple(target.shape)))
         if not param.is_meta:
             state.scales[region] = None
+    if state.after_load is not None and not param.is_meta:
+        state.after_load()
 
 
 def call_of(args: tuple, kwargs: dict) -> tuple:

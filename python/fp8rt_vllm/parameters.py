@@ -6,6 +6,7 @@ import torch
 
 from fp8rt.plan import DTYPES, Destination
 
+from . import mla
 from .layer import LayerState
 
 
@@ -43,7 +44,9 @@ def kept(data: torch.Tensor) -> bool:
 
 
 def parameters(model: torch.nn.Module) -> list[Parameter]:
-    """Those that the library can fill. The scales of a layer of ours belong to its codes."""
+    """Those that the library can fill. The scales of a layer of ours belong to its codes; what vLLM derives from others
+    never arrives.
+    """
     layers = {
         f"{prefix}.weight" if prefix else "weight": module
         for prefix, module in model.named_modules()
@@ -54,6 +57,8 @@ def parameters(model: torch.nn.Module) -> list[Parameter]:
         data, layer = parameter.data, layers.get(name)
         if layer is not None:
             found.append(Parameter(name, data, layer.weight_scale_inv.detach(), layer.fp8rt))
+        elif name.rpartition(".")[2] in mla.DERIVED:
+            continue
         elif kept(data) and name.removesuffix("_scale_inv") not in layers:
             found.append(Parameter(name, data, None, None))
     return found
