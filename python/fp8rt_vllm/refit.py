@@ -71,7 +71,6 @@ class ModelRefit:
         self._health = {id(state.health): state.health for state in self._states} or {0: Health()}
         for health in self._health.values():
             health.refits.add(self)
-
         # Neither counts for a refit's end: scales of the KV cache may come before the weights, after, or not at all.
         self.scales = CacheScales(model)
         self.derivations = Derivations(model)
