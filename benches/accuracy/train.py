@@ -13,6 +13,7 @@ import math
 import pathlib
 import sysconfig
 import time
+from collections.abc import Callable
 
 import safetensors.torch
 import torch
@@ -139,13 +140,20 @@ def library() -> tuple[bytes, bytes]:
     return trained, b"\0".join(texts[::held])
 
 
-def train(model: Llama, text: bytes, seconds: float, shape: tuple[int, int], device: str) -> dict:
-    """Until the time is over; the rate of learning follows the time."""
+def train(
+    model: Llama,
+    text: bytes,
+    seconds: float,
+    shape: tuple[int, int],
+    device: str,
+    now: Callable[[], float] = time.monotonic,
+) -> dict:
+    """Until the time is over; the rate of learning follows the time, which `now` tells once a step."""
     data = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(device)
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.1)
-    begin, losses, spans = time.monotonic(), [], torch.arange(shape[1] + 1, device=device)
-    while (spent := (time.monotonic() - begin) / seconds) < 1:
+    begin, losses, spans = now(), [], torch.arange(shape[1] + 1, device=device)
+    while (spent := (now() - begin) / seconds) < 1:
         warm, cool = min(1.0, spent / WARM_UP), 0.5 + 0.5 * math.cos(math.pi * spent)
         optimizer.param_groups[0]["lr"] = RATE * warm * max(cool, 0.05)
         starts = torch.randint(len(data) - shape[1] - 1, (shape[0], 1), generator=generator).to(device)

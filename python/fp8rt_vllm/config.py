@@ -6,15 +6,17 @@ import copy
 import json
 from typing import Any
 
-from vllm.config import get_current_vllm_config_or_none
+from vllm.config.vllm import get_current_vllm_config_or_none
 from vllm.logger import init_logger
+from vllm.model_executor.layers.attention import Attention, MLAAttention
 from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.fp8 import Fp8Config
+from vllm.model_executor.layers.quantization.kv_cache import is_quantized_kv_cache
 
 from fp8rt import library
 
-from . import agreement, guard, sleeping
+from . import agreement, guard, mla, sleeping
 from .health import Health
 from .settings import BLOCKS, METHOD, in_blocks
 
@@ -166,6 +168,13 @@ class Fp8rtConfig(Fp8Config):
             if not decision.fp8:
                 return experts.kept(layer, prefix)
             return experts.Fp8rtMoEMethod(self, layer, prefix, decision)
+        if isinstance(layer, Attention):
+            from .kv_cache import Fp8rtKVCacheMethod
+
+            return Fp8rtKVCacheMethod(self)
+        if isinstance(layer, MLAAttention):
+            mla.check(layer, is_quantized_kv_cache(layer.kv_cache_dtype), attention_config())
+            mla.follow(layer)
         return super().get_quant_method(layer, prefix)
 
 
@@ -187,6 +196,11 @@ class Fp8TakeOverConfig(Fp8rtConfig):
         if not in_blocks(config):
             return Fp8Config.from_config(config)
         return super().from_config(config)
+
+
+def attention_config() -> Any:
+    """None when no layer is being made."""
+    return getattr(get_current_vllm_config_or_none(), "attention_config", None)
 
 
 def check_beside(config: dict[str, Any]) -> None:

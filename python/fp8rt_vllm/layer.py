@@ -65,6 +65,8 @@ class LayerState:
     stale: str = ""
     # What linear_prepare said.
     prepared: str = ""
+    # Called when a loader has filled the layer: others derive tensors from it (see mla).
+    after_load: Callable[[], None] | None = None
 
     def block_rows(self, region: Region) -> tuple[int, int, list[int]]:
         """First row and number of rows in the scales, and the rows of the parts that the region holds."""

@@ -62,6 +62,9 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
         layer.input_scale = None
         parts = [size for size in output_partition_sizes if size]
         self.part_rows = parts if len(parts) > 1 else None
+        # What vLLM's dequantization (of kv_b_proj) asks for: it knows whole blocks; of another weight it then takes
+        # this method's product with the identity. No kernel is chosen by it.
+        self.use_deep_gemm = scale_rows(parts) * BLOCK != rows or columns % BLOCK != 0
         self.input_dtype = params_dtype
 
         health = self.quant_config.health

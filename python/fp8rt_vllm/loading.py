@@ -168,6 +168,8 @@ def fill(
     waiting = state.waiting.pop(call_of(args, kwargs), None)
     if waiting is not None:
         fill_scales(state, scales, waiting, args, kwargs)
+    elif state.after_load is not None:
+        state.after_load()
 
 
 def fill_scales(state: LayerState, param: torch.Tensor, loaded_weight: torch.Tensor, args: tuple, kwargs: dict) -> None:
@@ -198,6 +200,8 @@ def fill_scales(state: LayerState, param: torch.Tensor, loaded_weight: torch.Ten
         target.copy_(view(loaded_weight, (expert, row // BLOCK, column // BLOCK), tuple(target.shape)))
         if not param.is_meta:
             state.scales[region] = None
+    if state.after_load is not None and not param.is_meta:
+        state.after_load()
 
 
 def grid_of(shape: tuple[int, ...]) -> tuple[int, ...]:

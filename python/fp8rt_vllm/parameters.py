@@ -6,6 +6,7 @@ import torch
 
 from fp8rt.plan import DTYPES, Destination
 
+from . import mla
 from .layer import LayerState, states
 
 
@@ -43,7 +44,9 @@ def kept(data: torch.Tensor) -> bool:
 
 
 def parameters(model: torch.nn.Module) -> list[Parameter]:
-    """Those that the library can fill. The scales of a layer of ours belong to its codes."""
+    """Those that the library can fill. The scales of a layer of ours belong to its codes; what vLLM derives from others
+    never arrives.
+    """
     layers = {
         f"{prefix}.{weight}" if prefix else weight: (getattr(module, f"{weight}_scale_inv"), state)
         for prefix, module in model.named_modules()
@@ -55,6 +58,8 @@ def parameters(model: torch.nn.Module) -> list[Parameter]:
         if name in layers:
             scales, state = layers[name]
             found.append(Parameter(name, data, scales.detach(), state))
+        elif name.rpartition(".")[2] in mla.DERIVED:
+            continue
         elif kept(data) and name.removesuffix("_scale_inv") not in layers:
             found.append(Parameter(name, data, None, None))
     return found

@@ -20,7 +20,9 @@ from fp8rt.plan import Box, Receipt, RefitPlan
 
 from . import loading, sleeping
 from .health import Health, MixedModelError
+from .kv_cache import CacheScales
 from .layer import BLOCK
+from .mla import Derivations
 from .parameters import Parameter, parameters
 from .peers import Peers, several
 
@@ -72,6 +74,9 @@ class ModelRefit:
         self._health = {id(state.health): state.health for state in self._states} or {0: Health()}
         for health in self._health.values():
             health.refits.add(self)
+        # Neither counts for a refit's end: scales of the KV cache may come before the weights, after, or not at all.
+        self.scales = CacheScales(model)
+        self.derivations = Derivations(model)
 
     def load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         """One bucket. Everything is enqueued on torch's current stream when this returns. If it raises, the refit has
@@ -87,13 +92,21 @@ class ModelRefit:
             raise
 
     def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        items = self.pair(weights)
+        items = self.scales.take(self.pair(weights), self.record.shapes, self._by_storage)
+        if items and (self._open or self._starts(items)):
+            self._fill(items)
+        else:
+            self._check_shapes(items)
+        complete = self.plan is not None and self._open and self._complete()
+        if complete or self.plan is None or not self._open:
+            self.scales.apply()
+        if complete:
+            self._close(self.plan.finish())
+
+    def _fill(self, items: list[tuple[str, torch.Tensor, torch.Tensor | None]]) -> None:
         if self._open and self.plan is None and any(name in self._arrived for name, _, _ in items):
             self.finish()
         if not self._open:
-            if not self._starts(items):
-                self._check_shapes(items)
-                return
             self._begin()
         new = [(name, weight) for name, weight, _ in items if name not in self.record.shapes]
         if new:
@@ -101,14 +114,16 @@ class ModelRefit:
         self._check_shapes(items)
         self._arrived.update(name for name, _, _ in items)
         self._run([item for item in items if self.record.boxes[item[0]]])
+        filled = {self.destinations[box.destination].name for name, _, _ in items for box in self.record.boxes[name]}
         direct = [(name, weight) for name, weight, _ in items if name in self.record.direct]
         if direct:
             with loading.CastGuard(self._fp8):
                 # What it wrote before it failed is not known.
                 self._written = True
-                self._by_loader.update(self._model().load_weights(iter(direct)) or ())
-        if self.plan is not None and self._complete():
-            self._close(self.plan.finish())
+                loaded = self._model().load_weights(iter(direct))
+            self._by_loader.update(loaded or ())
+            filled = filled | loaded if loaded is not None else None
+        self.derivations.refresh(filled)
 
     def _starts(self, items: list) -> bool:
         """Whether a bucket begins a refit. Experts of other ranks, or a tied head, may come when this rank has all."""
@@ -157,6 +172,7 @@ class ModelRefit:
         """Everything is awaited again."""
         self._open = False
         self._waiting.clear()
+        self.scales.begin()
 
     def _hear(self) -> None:
         """Whether another rank failed."""
@@ -222,6 +238,7 @@ class ModelRefit:
 
     def finish(self) -> Receipt:
         """Ends a refit; raises, naming what is missing. After the last bucket completed it: its receipt again."""
+        self.scales.finish()
         if self.failure and not self._open:
             raise MixedModelError(f"fp8rt: the refit failed: {self.failure}")
         missing = sorted(self._waiting) or sorted(self.record.direct - self._arrived)
@@ -478,6 +495,13 @@ def fingerprint(model_runner: Any) -> dict[str, str]:
     return plan.fingerprints()
 
 
+def cache_fingerprint(model_runner: Any) -> dict[str, str]:
+    """Of the scales of an FP8 KV cache, as kernels read them; by the checkpoint's names where a refit told them."""
+    refit = of(model_runner)
+    refit.check_awake("a fingerprint")
+    return refit.scales.fingerprints(refit.device)
+
+
 def places(model_runner: Any) -> dict[str, Any]:
     """What a trainer must know to compare: `boxes` (first, extent) of names of which this rank has not just all,
     `not_on_blocks` those of them whose boxes are no shards on blocks, `not_told` names without a fingerprint, and why.
@@ -488,6 +512,7 @@ def places(model_runner: Any) -> dict[str, Any]:
         return {"boxes": {}, "not_on_blocks": [], "not_told": {}}
     boxes, off_blocks = {}, []
     not_told = dict.fromkeys(sorted(refit.record.direct), "the engine's own loader computes it")
+    not_told |= dict.fromkeys(sorted(refit.scales.names), "a scale of the KV cache")
     for name, held in refit.record.boxes.items():
         if not held:
             not_told.setdefault(name, "the engine has no use for it")

@@ -5,6 +5,7 @@
 or a class of one's own that inherits from it.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from fp8rt.comparison import BITS, added, holds
@@ -56,6 +57,7 @@ class WorkerExtension:
             "policy_text": config.policy.text,
             "setup": agreement.setup(config),
             "weights": refit.fingerprint(self.model_runner),
+            "kv_scales": refit.cache_fingerprint(self.model_runner),
             **refit.places(self.model_runner),
         }
 
@@ -69,17 +71,15 @@ def fingerprint(llm: Any) -> dict[str, Any]:
     (`fp8rt.comparison.compare`).
 
     `policy`: of the settings, whose text is `policy_text`. `weights`: for each name of the checkpoint the values of the
-    ranks that hold some of it. `total`: the sum of all values of all ranks. `cuts`: of tensors whose shards are
-    not on blocks, the boxes of each rank. `not_told`: names that came and have no value, and why.
+    ranks that hold some of it. `total`: the sum of all values of all ranks. `kv_scales`: as `weights`, of the scales of
+    an FP8 KV cache. `cuts`: of tensors whose shards are not on blocks, the boxes of each rank. `not_told`: names that
+    came and have no value among the weights, and why.
     """
     ranks = ask(llm, "fp8rt_fingerprint")
     policies = sorted({rank["policy"] for rank in ranks})
     if len(policies) > 1:
         raise RuntimeError(f"the ranks have different policies: {', '.join(policies)}")
-    weights: dict[str, list[str]] = {}
-    for rank in ranks:
-        for name, value in rank["weights"].items():
-            weights.setdefault(name, []).append(value)
+    weights = by_name(rank["weights"] for rank in ranks)
     values = [value for shards in weights.values() for value in shards]
     return {
         "policy": policies[0],
@@ -87,9 +87,19 @@ def fingerprint(llm: Any) -> dict[str, Any]:
         "setup": ranks[0]["setup"],
         "weights": weights,
         "total": added(values),
+        "kv_scales": by_name(rank.get("kv_scales", {}) for rank in ranks),
         "cuts": cuts(ranks),
         "not_told": not_told(ranks, weights),
     }
+
+
+def by_name(ranks: Iterable[dict[str, str]]) -> dict[str, list[str]]:
+    """The values of the ranks that hold some of a name."""
+    found: dict[str, list[str]] = {}
+    for rank in ranks:
+        for name, value in rank.items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def cuts(ranks: list[dict[str, Any]]) -> dict[str, list]:
