@@ -83,7 +83,10 @@ def main() -> None:
         results = Results(pathlib.Path(options.folder) / f"{options.engine}.json")
         results.run(options.engine, run_engine, options, results)
         engines.finish()
-    names = [name for part in options.parts.split(",") for name in ENGINES[part]]
+    parts = options.parts.split(",")
+    if unknown := [part for part in parts if part not in ENGINES]:
+        parser.error(f"--parts {','.join(unknown)}: known are {','.join(ENGINES)}")
+    names = [name for part in parts for name in ENGINES[part]]
     if options.device == "cpu":
         os.environ["VLLM_MLA_DISABLE"] = "1"
         names = [name for name in names if name != "mla_stale"]
