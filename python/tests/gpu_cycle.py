@@ -250,8 +250,8 @@ def refit_broken(worker, version: int) -> None:
 
 
 def refit_stock(worker, version: int) -> None:
-    """vLLM's own reload, of the same tensors."""
-    worker.reload_weights(weights_iterator=(item for bucket in buckets(version) for item in bucket))
+    """vLLM's own reload, from memory that stays: it keeps what it is given until a layer has all of its tensors."""
+    worker.reload_weights(weights_iterator=iter(TRAINER[version]))
     end(worker)
 
 
