@@ -61,7 +61,7 @@ def run(case: str, folder: pathlib.Path) -> bool:
         environment |= {"FIRST_WORKER": str(folder / f"first_{case}"), "TREATMENT": case}
     command = [sys.executable, __file__, "--engine", case, str(folder)]
     failed = engines.run_process(case, command, CASES[case], log, environment)
-    print("".join(f"    {line}\n" for line in log.read_text().splitlines() if line.startswith(SAID)), flush=True)
+    print("".join(f"    {line}\n" for line in log.read_text().splitlines() if line.startswith(SAID)), flush=True, end="")
     return not failed
 
 
@@ -82,18 +82,25 @@ class Extension(engines.Extension):
         call.
         """
         import torch
+        from vllm.distributed.parallel_state import get_world_group
 
         import fp8rt_vllm
 
         found = list(engines.weights(CONFIG, version))
-        if torch.distributed.get_rank() == failing:
-            name, weight = found[-1]
-            found[-1] = (name, weight[:-1])
+        first, last = found[:8], found[8:]
+        fails = torch.distributed.get_rank() == failing
         try:
-            for bucket in (found[:8], found[8:]):
-                fp8rt_vllm.load_weights(bucket, self.model_runner)
+            fp8rt_vllm.load_weights(first, self.model_runner)
+            if fails:
+                # The other one has all of it by now.
+                torch.distributed.barrier(get_world_group().cpu_group)
+                name, weight = last[-1]
+                last[-1] = (name, weight[:-1])
+            fp8rt_vllm.load_weights(last, self.model_runner)
         except ValueError as error:
             return str(error)
+        if failing >= 0:
+            torch.distributed.barrier(get_world_group().cpu_group)
         self.pack_again()
         return ""
 
