@@ -61,7 +61,9 @@ def run(case: str, folder: pathlib.Path) -> bool:
         environment |= {"FIRST_WORKER": str(folder / f"first_{case}"), "TREATMENT": case}
     command = [sys.executable, __file__, "--engine", case, str(folder)]
     failed = engines.run_process(case, command, CASES[case], log, environment)
-    print("".join(f"    {line}\n" for line in log.read_text().splitlines() if line.startswith(SAID)), flush=True, end="")
+    for line in log.read_text().splitlines():
+        if line.startswith(SAID):
+            print("   ", line, flush=True)
     return not failed
 
 
