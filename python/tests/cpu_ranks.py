@@ -4,26 +4,30 @@
     cpu_ranks.py [CASE...]
 
 Cases: last (a rank fails in the last bucket of a refit, so the other one has all of it), step (what a step of the
-engine does then), removed (one worker does not find the plugin's package), filtered (one was told not to load it).
+engine does then), removed (one worker does not find the plugin's package), filtered (one was told not to load it). Each
+is a process with a limit of time. Run by hand: "removed" waits for minutes, until vLLM ends the other worker.
 """
 
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
 
-import gpu_cycle
-import gpu_vllm as base
+import engines
+from engines import ask, plugin
 
-CASES = ("last", "step", "removed", "filtered")
-LAYERS = 2
-# Runs in every process before its main module; the first worker alone is treated.
+# Seconds that a case may take.
+CASES = {"last": 300, "step": 240, "removed": 900, "filtered": 240}
+CONFIG = engines.SMALL
+EXTENSION, PLAIN = "cpu_ranks.Extension", "fp8rt_vllm.worker.WorkerExtension"
+# What of a case's log is printed.
+SAID = ("asked: ", "a step: ", "start: ", "after ")
+# Runs in every process before its main module; in a case that has a treatment the first worker alone gets it.
 TREATED = """
 import os, sys
-if "spawn_main" in " ".join(sys.orig_argv):
+if "TREATMENT" in os.environ and "spawn_main" in " ".join(sys.orig_argv):
     try:
         os.close(os.open(os.environ["FIRST_WORKER"], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -37,97 +41,107 @@ if "spawn_main" in " ".join(sys.orig_argv):
 
 
 def main() -> None:
-    base.CONFIG.update(gpu_cycle.TINY)
-    base.BUCKET_BYTES = gpu_cycle.TINY_BUCKET_BYTES
-    os.environ.update(base.ENVIRONMENT, VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
     if sys.argv[1:2] == ["--engine"]:
         CHECKS[sys.argv[2]](pathlib.Path(sys.argv[3]))
         return
-    failed = [case for case in sys.argv[1:] or CASES if not run(case)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        engines.prepare("cpu", folder)
+        (folder / "installed/sitecustomize.py").write_text(TREATED)
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        failed = [case for case in sys.argv[1:] or CASES if not run(case, folder)]
     print("FAILED: " + ", ".join(failed) if failed else "all held")
     sys.exit(bool(failed))
 
 
-def run(case: str) -> bool:
+def run(case: str, folder: pathlib.Path) -> bool:
     """A case in a process of its own, with all that it starts."""
-    print(f"=== {case}", flush=True)
-    with tempfile.TemporaryDirectory() as name:
-        folder, environment = pathlib.Path(name), {}
-        (folder / "config.json").write_text(json.dumps(base.CONFIG | {"num_hidden_layers": LAYERS}))
-        base.make_installed(folder)
-        if case in ("removed", "filtered"):
-            (folder / "sitecustomize.py").write_text(TREATED)
-            environment = {"FIRST_WORKER": str(folder / "first"), "TREATMENT": case}
-        command = [sys.executable, __file__, "--engine", case, name]
-        return subprocess.run(command, env=os.environ | environment).returncode == 0
+    environment, log = {"OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"}, folder / f"{case}.log"
+    if case in ("removed", "filtered"):
+        environment |= {"FIRST_WORKER": str(folder / f"first_{case}"), "TREATMENT": case}
+    command = [sys.executable, __file__, "--engine", case, str(folder)]
+    failed = engines.run_process(case, command, CASES[case], log, environment)
+    for line in log.read_text().splitlines():
+        if line.startswith(SAID):
+            print("   ", line, flush=True)
+    return not failed
 
 
-def engine(folder: pathlib.Path):
-    from vllm import LLM
-
-    arguments = base.plugin_arguments(LAYERS)
-    extension = "fp8rt_vllm.worker.WorkerExtension"
-    return LLM(model=str(folder), skip_tokenizer_init=True, enforce_eager=True, max_model_len=256, seed=0,
-               load_format="dummy", tensor_parallel_size=2, worker_extension_cls=extension, **arguments)  # fmt: skip
+def engine(folder: pathlib.Path, **arguments):
+    return engines.small_engine(
+        folder, seed=0, load_format="dummy", tensor_parallel_size=2, **plugin(CONFIG), **arguments
+    )
 
 
-def refit(worker, version: int, failing: int = -1) -> str:
-    """On the failing rank, the last bucket brings one tensor too short. What was raised: as an answer, since vLLM's
-    executor does not read the other ranks' answers after an error of rank 0, and takes them for those of the next call.
-    """
-    import torch
+def tokens(llm) -> list[list[int]]:
+    return engines.generate(llm, CONFIG["vocab_size"])["tokens"]
 
-    import fp8rt_vllm
 
-    # The worker is a process of its own.
-    base.CONFIG.update(gpu_cycle.TINY)
-    found = list(base.weights(LAYERS, version, "cpu"))
-    for bucket in (found[:8], found[8:]):
-        if bucket[0][0] != found[0][0] and torch.distributed.get_rank() == failing:
-            name, weight = bucket[-1]
-            bucket[-1] = (name, weight[:-1])
+class Extension(engines.Extension):
+    def refit(self, version: int, failing: int = -1) -> str:
+        """On the failing rank, the last bucket brings one tensor too short. What was raised: as an answer, since vLLM's
+        executor does not read the other ranks' answers after an error of rank 0, and takes them for those of the next
+        call.
+        """
+        import torch
+        from vllm.distributed.parallel_state import get_world_group
+
+        import fp8rt_vllm
+
+        found = list(engines.weights(CONFIG, version))
+        first, last = found[:8], found[8:]
+        fails = torch.distributed.get_rank() == failing
         try:
-            fp8rt_vllm.load_weights(bucket, worker.model_runner)
+            fp8rt_vllm.load_weights(first, self.model_runner)
+            if fails:
+                # The other one has all of it by now.
+                torch.distributed.barrier(get_world_group().cpu_group)
+                name, weight = last[-1]
+                last[-1] = (name, weight[:-1])
+            fp8rt_vllm.load_weights(last, self.model_runner)
         except ValueError as error:
             return str(error)
-    return ""
+        if failing >= 0:
+            torch.distributed.barrier(get_world_group().cpu_group)
+        self.pack_again()
+        return ""
 
 
 def check_last(folder: pathlib.Path) -> None:
     import fp8rt_vllm
 
-    llm = engine(folder)
+    llm = engine(folder, worker_extension_cls=EXTENSION)
     for version in (1, 2):
-        assert llm.collective_rpc(refit, args=(version,)) == ["", ""]
+        assert ask(llm, "refit", version) == ["", ""]
         fp8rt_vllm.check(llm)
-    expected, prints = gpu_cycle.tokens(llm), fp8rt_vllm.fingerprint(llm)["total"]
+    expected, prints = tokens(llm), fp8rt_vllm.fingerprint(llm)["total"]
     for failing in (1, 0):
-        answers = llm.collective_rpc(refit, args=(1, failing))
+        answers = ask(llm, "refit", 1, failing)
         assert "has shape" in answers[failing] and not answers[1 - failing], answers
         print("asked:", must_say(lambda: fp8rt_vllm.check(llm), "nothing is generated until"))
-        answers = llm.collective_rpc("fp8rt_check")
+        answers = ask(llm, "fp8rt_check")
         assert ": a bucket failed: V" in answers[failing], answers
         assert f": rank {failing}: a bucket failed: V" in answers[1 - failing], answers
-        assert llm.collective_rpc(refit, args=(2,)) == ["", ""]
+        assert ask(llm, "refit", 2) == ["", ""]
         fp8rt_vllm.check(llm)
-        assert [one["items"] for one in fp8rt_vllm.receipts(llm)] == [len(base.names_and_shapes(LAYERS))] * 2
+        assert [one["items"] for one in fp8rt_vllm.receipts(llm)] == [len(engines.shapes(CONFIG))] * 2
         assert fp8rt_vllm.fingerprint(llm)["total"] == prints
-        assert gpu_cycle.tokens(llm) == expected
+        assert tokens(llm) == expected
 
 
 def check_step(folder: pathlib.Path) -> None:
     """The rank that computes the logits of the engine refuses, whichever failed."""
-    llm = engine(folder)
-    llm.collective_rpc(refit, args=(1,))
-    gpu_cycle.tokens(llm)
-    assert "has shape" in llm.collective_rpc(refit, args=(2, 1))[1]
-    print("a step:", must_say(lambda: gpu_cycle.tokens(llm), "rank 1: a bucket failed"))
+    llm = engine(folder, worker_extension_cls=EXTENSION)
+    ask(llm, "refit", 1)
+    tokens(llm)
+    assert "has shape" in ask(llm, "refit", 2, 1)[1]
+    print("a step:", must_say(lambda: tokens(llm), "rank 1: a bucket failed"))
 
 
 def check_removed(folder: pathlib.Path) -> None:
     begin = time.monotonic()
-    print("start:", must_say(lambda: engine(folder), "WorkerProc initialization failed"))
-    assert (folder / "first").exists()
+    print("start:", must_say(lambda: engine(folder, worker_extension_cls=PLAIN), "WorkerProc initialization failed"))
+    assert pathlib.Path(os.environ["FIRST_WORKER"]).exists()
     print(f"after {time.monotonic() - begin:.0f} s")
 
 

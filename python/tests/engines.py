@@ -2,12 +2,17 @@
 torch and vLLM only where they are used, so that a process can set its environment first.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
+import signal
+import subprocess
 import sys
+import time
+import traceback
 
 import tomllib
 
@@ -55,6 +60,33 @@ FP8_CHECKPOINT = {
 }
 # Which dimension tensor parallelism divides.
 DIVIDED = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "gate_proj": 0, "up_proj": 0, "o_proj": 1, "down_proj": 1}
+# Of scripts.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # The stock engine is to run DeepGEMM, on the scales that are there, and to compile what it meets.
+    "VLLM_USE_DEEP_GEMM": "1",
+    "VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER": "0",
+    "VLLM_USE_DEEP_GEMM_E8M0": "0",
+    "VLLM_DEEP_GEMM_WARMUP": "skip",
+    # No NVLink multicast: a host that is shared may not survive it.
+    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NCCL_NVLS_ENABLE": "0",
+}
+# These change what runs; whoever starts this script may have them.
+UNSET = (
+    "FP8RT_BACKEND",
+    "FP8RT_TAKE_OVER_FP8",
+    "PYTHONDONTWRITEBYTECODE",
+    "VLLM_BATCH_INVARIANT",
+    "VLLM_DISABLED_KERNELS",
+    "VLLM_PLUGINS",
+    "VLLM_TEST_FORCE_FP8_MARLIN",
+)
 
 
 def prepare_environment(root: pathlib.Path) -> None:
@@ -73,6 +105,18 @@ def prepare_environment(root: pathlib.Path) -> None:
         "TORCHINDUCTOR_VEC_ISA_OK": "1",
     }
     install(root / "installed")
+
+
+def prepare(device: str, scratch: pathlib.Path) -> None:
+    """The environment of a script that compares engines, for the processes that it starts."""
+    for name in UNSET:
+        os.environ.pop(name, None)
+    if device == "cpu":
+        prepare_environment(scratch)
+    else:
+        install(scratch / "installed")
+    # What vLLM found out about a model's class is kept there, and is no kernel: one for all processes.
+    os.environ |= ENVIRONMENT | {"VLLM_CACHE_ROOT": str(scratch / "vllm")}
 
 
 def install(folder: pathlib.Path) -> None:
@@ -95,6 +139,75 @@ def install_points(folder: pathlib.Path, name: str, points: dict[str, dict[str, 
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
     lines = [f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in named.items()) for group, named in points.items()]
     (info / "entry_points.txt").write_text("".join(lines))
+
+
+class Results(dict):
+    """Kept on disk at every step."""
+
+    def __init__(self, path: pathlib.Path):
+        super().__init__()
+        self.path = path
+
+    def note(self, engine: str, **values) -> None:
+        self.setdefault(engine, {}).update(values)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self))
+        partial.replace(self.path)
+
+    def run(self, engine: str, steps, *arguments) -> None:
+        """What fails is noted, and what was noted before stays."""
+        try:
+            steps(*arguments)
+        except Exception as error:
+            traceback.print_exc()
+            self.note(engine, error=f"{type(error).__name__}: {error}"[:2000])
+
+
+def run_process(name: str, command: list[str], limit: float, log: pathlib.Path, environment: dict[str, str]) -> str:
+    """Runs a process and ends all that it started; says what went wrong, if anything did."""
+    if limit < 20:
+        print(f"{name}: no time is left for it", flush=True)
+        return "no time is left for it"
+    begin = time.monotonic()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, env=os.environ | environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            status = process.wait(limit)
+            failed = f"exit status {status}" if status else ""
+        except subprocess.TimeoutExpired:
+            failed = f"ended after {limit:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    print(f"{name}: {time.monotonic() - begin:.0f} s{', ' + failed if failed else ''}", flush=True)
+    if failed:
+        print("".join(f"    {line[:300]}\n" for line in log.read_text(errors="replace").splitlines()[-25:]), flush=True)
+    return failed
+
+
+def run_engines(names: list[str], folder: pathlib.Path, limits: dict[str, float], minutes: float) -> dict:
+    """Each by this script, in a process of its own that is told --engine and --folder, and keeps its results there.
+    What all of them have.
+    """
+    end, found = time.monotonic() + 60 * minutes, {}
+    for name in names:
+        command = [sys.executable, *sys.argv, "--engine", name, "--folder", str(folder)]
+        limit = min(limits[name], end - time.monotonic())
+        failed = run_process(name, command, limit, folder / f"{name}.log", {})
+        path = folder / f"{name}.json"
+        found |= json.loads(path.read_text()) if path.exists() else {}
+        if failed:
+            found.setdefault(name, {}).setdefault("error", failed)
+    return found
+
+
+def finish() -> None:
+    """Nothing of an engine is left to end: that may wait for ever."""
+    print("done", flush=True)
+    os._exit(0)
 
 
 def shapes(config: dict) -> dict[str, tuple[int, ...]]:
@@ -125,9 +238,13 @@ def weights(config: dict, version: int, device: str = "cpu"):
     """The trainer's weights of a version, tensor by tensor, the same in every process. Of a size that keeps values
     near 1, so that every linear has its part in what comes out.
     """
+    return random(shapes(config), version, device)
+
+
+def random(tensors: dict[str, tuple[int, ...]], version: int, device: str = "cpu"):
     import torch
 
-    for index, (name, shape) in enumerate(shapes(config).items()):
+    for index, (name, shape) in enumerate(tensors.items()):
         generator = torch.Generator(device).manual_seed(1000 * version + index)
         values = torch.randn(shape, generator=generator, device=device)
         values = 1 + 0.1 * values if len(shape) == 1 else values * shape[1] ** -0.5
@@ -149,8 +266,6 @@ def quantized(weight):
 
 def write_checkpoints(folder: pathlib.Path, config: dict, version: int, device: str = "cpu") -> None:
     """folder/bf16, and folder/fp8 with codes and scales."""
-    import safetensors.torch
-
     kept, fp8 = {}, {}
     for name, weight in weights(config, version, device):
         kept[name] = weight.cpu()
@@ -160,9 +275,15 @@ def write_checkpoints(folder: pathlib.Path, config: dict, version: int, device: 
         else:
             fp8[name] = kept[name]
     for kind, tensors, more in (("bf16", kept, {}), ("fp8", fp8, {"quantization_config": FP8_CHECKPOINT})):
-        (folder / kind).mkdir(parents=True)
-        (folder / kind / "config.json").write_text(json.dumps(config | more))
-        safetensors.torch.save_file(tensors, folder / kind / "model.safetensors", metadata={"format": "pt"})
+        write_checkpoint(folder / kind, config | more, tensors)
+
+
+def write_checkpoint(folder: pathlib.Path, config: dict, tensors: dict) -> None:
+    import safetensors.torch
+
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def trainer_fingerprints(config: dict, version: int, ranks: int, device: str = "cpu") -> dict[str, list[str]]:
@@ -227,8 +348,10 @@ def ask(llm, method: str, *arguments) -> list:
     return llm.collective_rpc(method, args=arguments)
 
 
-def generate(llm, vocabulary: int, count: int = 8, length: int = 24, tokens: int = 12) -> dict:
-    """Greedy tokens of fixed prompts, and the log-probabilities of the prompts' own tokens."""
+def generate(llm, vocabulary: int, count: int = 8, length: int = 24, tokens: int = 12, decoded=None) -> dict:
+    """Greedy tokens of fixed prompts, and the log-probabilities of the prompts' own tokens; with decoded=1 those of
+    the tokens too.
+    """
     from vllm import SamplingParams
 
     prompts = [
@@ -236,10 +359,15 @@ def generate(llm, vocabulary: int, count: int = 8, length: int = 24, tokens: int
         for i in range(count)
     ]
     parameters = SamplingParams(
-        max_tokens=tokens, temperature=0, prompt_logprobs=1, ignore_eos=True, detokenize=False
+        max_tokens=tokens,
+        temperature=0,
+        logprobs=decoded,
+        prompt_logprobs=1,
+        ignore_eos=True,
+        detokenize=False,
     )
     outputs = llm.generate(prompts, parameters, use_tqdm=False)
-    return {
+    found = {
         "tokens": [list(output.outputs[0].token_ids) for output in outputs],
         "logprobs": [
             step[token].logprob
@@ -247,6 +375,11 @@ def generate(llm, vocabulary: int, count: int = 8, length: int = 24, tokens: int
             for step, token in zip(output.prompt_logprobs[1:], output.prompt_token_ids[1:], strict=True)
         ],
     }
+    if decoded:
+        made = [output.outputs[0] for output in outputs]
+        steps = [pair for one in made for pair in zip(one.logprobs, one.token_ids, strict=True)]
+        found["logprobs"] += [step[token].logprob for step, token in steps]
+    return found
 
 
 def gap(mine: list[float], other: list[float]) -> float:
@@ -254,43 +387,45 @@ def gap(mine: list[float], other: list[float]) -> float:
     return sum(abs(a - b) for a, b in zip(mine, other, strict=True)) / len(mine)
 
 
+def buckets(tensors, buffer):
+    """Of half of the buffer, which the next bucket overwrites. What is larger comes as it is."""
+    import torch
+
+    bucket, used, most = [], 0, buffer.nbytes // 2
+    for name, weight in tensors:
+        if bucket and used + weight.nbytes > most:
+            yield bucket
+            bucket, used = [], 0
+        if weight.nbytes <= most:
+            room = buffer[used : used + weight.nbytes]
+            used += -(-weight.nbytes // 256) * 256
+            weight = room.view(torch.bfloat16).view(weight.shape).copy_(weight)
+        bucket.append((name, weight))
+    yield bucket
+
+
 class Extension(WorkerExtension):
     """A trainer's side in the worker, and what the tests ask of it."""
 
     def refit_in_buckets(self, version: int, bucket_bytes: int) -> dict:
         """Buckets lie in one buffer, which the next one overwrites once the call has returned."""
-        import time
-
         import torch
 
         from fp8rt_vllm import refit
 
         config = self.model_config.hf_config.to_dict()
         buffer = torch.empty(2 * bucket_bytes, dtype=torch.uint8, device=self.device)
-        bucket, used, seconds, buckets = [], 0, 0.0, 0
-
-        def send() -> None:
-            nonlocal used, seconds, buckets
+        seconds, count = 0.0, 0
+        for bucket in buckets(weights(config, version, str(self.device)), buffer):
             synchronize(self.device)
             begin = time.perf_counter()
             refit.load_weights(bucket, self.model_runner)
-            seconds, used, buckets = seconds + time.perf_counter() - begin, 0, buckets + 1
-            del bucket[:]
-
-        for name, weight in weights(config, version, str(self.device)):
-            if bucket and used + weight.nbytes > bucket_bytes:
-                send()
-            if weight.nbytes <= bucket_bytes:
-                room = buffer[used : used + weight.nbytes]
-                used += -(-weight.nbytes // 256) * 256
-                weight = room.view(torch.bfloat16).view(weight.shape).copy_(weight)
-            bucket.append((name, weight))
-        send()
+            seconds, count = seconds + time.perf_counter() - begin, count + 1
         synchronize(self.device)
         # What is read after the call has returned is wrong.
         buffer.fill_(0x7F)
         self.pack_again()
-        return refit.receipt(self.model_runner) | {"buckets": buckets, "enqueue_s": seconds}
+        return refit.receipt(self.model_runner) | {"buckets": count, "enqueue_s": seconds}
 
     def pack_again(self) -> None:
         """vLLM multiplies on the CPU by packed copies of weights that are not quantized: here the head's."""

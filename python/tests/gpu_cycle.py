@@ -1,43 +1,46 @@
 #!/usr/bin/env python3
 """Runs cycles of reinforcement learning in vLLM: sleep, wake the weights, refit in buckets, wake the cache, generate.
 
-    gpu_cycle.py [--cycles N] [--layers N] [--engines WORD,...] [--device cuda|cpu] [--eager] [--out FILE.json]
+    gpu_cycle.py [--cycles N] [--layers N] [--engines WORD,...] [--device cuda|cpu] [--eager] [--minutes N]
+                 [--out FILE.json]
 
-`FP8RT_LIBRARY` names the library where the plugin is not installed. Every engine runs in a process of its own, on one
-GPU, with CUDA graphs unless told otherwise. The model is a Llama of random weights with the shapes of an 8B one and few
-layers; the trainer's two versions of them lie on the same GPU. A table comes last; what does not hold fails the run.
+`FP8RT_LIBRARY` names the library where the plugin is not installed. Every engine runs in a process of its own, with a
+limit of time, on one GPU, with CUDA graphs unless told otherwise: one that fails or is ended leaves what it has, and
+the others go on. The model is a Llama of random weights with the shapes of an 8B one and few layers; the trainer's two
+versions of them lie on the same GPU. A table comes last; what does not hold, or could not be told, fails the run.
 
 Engines: fresh_1 and fresh_2 load a version from disk, for the tokens that a cycle must give; cycle does what must work
 and what must be refused; ours, bf16 and stock (vLLM's own FP8 in blocks, made from bf16 at its reload) are timed alone.
-With --device cpu the model is tiny, and nothing sleeps: it shows that the script runs, and what refits refuse.
+With --device cpu the model is tiny, and nothing sleeps: it shows that the script runs, and what refits refuse. There
+vLLM keeps no weights of its own that could be loaded again, so bf16 and stock are left out.
 """
 
 import argparse
 import hashlib
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
-import gpu_vllm as base
+import engines
+from engines import Results
 
-ENGINES = "fresh_1,fresh_2,cycle,ours,stock,bf16"
+ENGINES = ("fresh_1", "fresh_2", "cycle", "ours", "bf16", "stock")
 # Every so many cycles one sleeps at level 2, and every so many one generates.
 LEVEL_2, GENERATES = 20, 10
 TIMED = 12
+LIMITS = {"write": 90, "fresh_1": 150, "fresh_2": 150, "cycle": 240, "ours": 180, "stock": 240, "bf16": 180}
 PHASES = ("sleep", "wake_weights", "refit", "wake_kv_cache", "whole")
-TINY = {
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 512,
-    "max_position_embeddings": 512,
+GPU = {
+    "attention_backend": "TRITON_ATTN",
+    "enable_sleep_mode": True,
+    "gpu_memory_utilization": 0.1,
+    "kv_cache_memory_bytes": 2 << 30,
+    "max_model_len": 2048,
+    "max_num_batched_tokens": 2048,
 }
-TINY_BUCKET_BYTES = 1 << 20
 # The trainer of this process: its versions, and the buffer that its buckets lie in.
 TRAINER: dict = {}
 
@@ -46,112 +49,76 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cycles", type=int, default=100)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--engines", default=ENGINES)
+    parser.add_argument("--engines")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--minutes", type=float, default=9.5, help="for all engines")
     parser.add_argument("--out")
     parser.add_argument("--engine", help="for the processes that this script starts")
     parser.add_argument("--folder")
     options = parser.parse_args()
-    if options.device == "cpu":
-        base.CONFIG.update(TINY)
-        base.BUCKET_BYTES = TINY_BUCKET_BYTES
     if options.engine:
-        folder = pathlib.Path(options.folder)
-        result = write(folder, options) if options.engine == "write" else run_engine(folder, options)
-        print(json.dumps(result), flush=True)
-        return
+        results = Results(pathlib.Path(options.folder) / f"{options.engine}.json")
+        results.run(options.engine, write if options.engine == "write" else run_engine, options, results)
+        engines.finish()
+    names = options.engines.split(",") if options.engines else ENGINES[: 4 if options.device == "cpu" else None]
+    if unknown := [name for name in names if name not in ENGINES]:
+        parser.error(f"--engines {','.join(unknown)}: known are {','.join(ENGINES)}")
     with tempfile.TemporaryDirectory() as name:
-        folder, results = pathlib.Path(name), {}
-        base.make_installed(folder)
-        for engine in ("write", *options.engines.split(",")):
-            print(f"=== {engine}", flush=True)
-            results[engine] = start(engine, folder, options)
-    failures = compare(results)
+        engines.prepare(options.device, pathlib.Path(name))
+        results = engines.run_engines(["write", *names], pathlib.Path(name), LIMITS, options.minutes)
+    failures = compare(results, names)
     if options.out:
         pathlib.Path(options.out).write_text(json.dumps({"results": results, "failures": failures}, indent=1))
     table(results)
     for failure in failures:
         print("FAILED:", failure)
+    print("gpu_cycle:", "failed" if failures else "passed", flush=True)
     sys.exit(bool(failures))
 
 
-def start(engine: str, folder: pathlib.Path, options: argparse.Namespace) -> dict:
-    """Runs one engine in a process of its own; its last line is JSON."""
-    environment = base.ENVIRONMENT | ({"VLLM_USE_DEEP_GEMM_E8M0": "0"} if engine == "stock" else {})
-    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1"} if options.device == "cpu" else {}
-    command = [sys.executable, __file__, "--engine", engine, "--folder", str(folder), "--device", options.device,
-               "--cycles", str(options.cycles), "--layers", str(options.layers)]  # fmt: skip
-    command += ["--eager"] if options.eager else []
-    ended = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
-    lines = ended.stdout.splitlines()
-    print("\n".join(line for line in lines if not line.startswith("{")), flush=True)
-    answers = [line for line in lines if line.startswith("{")]
-    if ended.returncode or not answers:
-        return {"error": f"exit status {ended.returncode}"}
-    return json.loads(answers[-1])
+def config_of(options: argparse.Namespace) -> dict:
+    return (engines.LARGE if options.device == "cuda" else engines.SMALL) | {"num_hidden_layers": options.layers}
 
 
-def write(folder: pathlib.Path, options: argparse.Namespace) -> dict:
+def write(options: argparse.Namespace, results: Results) -> None:
     """Both versions in bf16."""
-    import safetensors.torch
-
+    config = config_of(options)
     for version in (1, 2):
-        model = folder / str(version)
-        model.mkdir()
-        (model / "config.json").write_text(json.dumps(base.CONFIG | {"num_hidden_layers": options.layers}))
-        tensors = {name: tensor.cpu() for name, tensor in base.weights(options.layers, version, options.device)}
-        safetensors.torch.save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    return {}
+        tensors = {name: weight.cpu() for name, weight in engines.weights(config, version, options.device)}
+        engines.write_checkpoint(pathlib.Path(options.folder) / str(version), config, tensors)
+    results.note("write")
 
 
-def run_engine(folder: pathlib.Path, options: argparse.Namespace) -> dict:
-    name, gpu = options.engine, options.device == "cuda"
-    version = 2 if name == "fresh_2" else 1
-    arguments = {"enable_sleep_mode": True, "gpu_memory_utilization": 0.5} if gpu else {}
-    if gpu:
-        arguments["attention_backend"] = "TRITON_ATTN"
+def run_engine(options: argparse.Namespace, results: Results) -> None:
+    name, gpu, config = options.engine, options.device == "cuda", config_of(options)
+    arguments = GPU if gpu else {}
     if name == "stock":
-        arguments["quantization"] = "fp8_per_block"
+        arguments = arguments | {"quantization": "fp8_per_block"}
     elif name != "bf16":
-        arguments |= base.plugin_arguments(options.layers)
-        arguments["worker_extension_cls"] = "fp8rt_vllm.worker.WorkerExtension"
-    from vllm import LLM
-
+        arguments = arguments | engines.plugin(config)
+    folder = pathlib.Path(options.folder) / ("2" if name == "fresh_2" else "1")
     begin = time.time()
-    llm = LLM(
-        model=str(folder / str(version)),
-        skip_tokenizer_init=True,
-        enforce_eager=options.eager or not gpu,
-        max_model_len=256 if not gpu else 2048,
-        enable_prefix_caching=False,
-        seed=0,
-        **arguments,
-    )
-    result = {"start_s": time.time() - begin}
+    llm = engines.small_engine(folder, enforce_eager=options.eager or not gpu, seed=0, **arguments)
+    results.note(name, start_s=time.time() - begin)
     if name.startswith("fresh"):
-        return result | {"tokens": tokens(llm)}
-    llm.collective_rpc(make_trainer, args=(options.layers, options.device))
+        results.note(name, tokens=tokens(llm))
+        return
+    llm.collective_rpc(make_trainer, args=(config, options.device))
     tokens(llm)
     if name == "cycle":
-        result |= cycles(llm, options)
-        return result | refusals(llm, gpu, tokens(llm))
-    return result | timings(llm, name, gpu)
+        cycles(llm, options, results)
+        refusals(llm, gpu, results)
+    else:
+        timings(llm, name, gpu, results)
 
 
 def tokens(llm) -> list[list[int]]:
     """Greedy, of fixed prompts."""
-    from vllm import SamplingParams
-
-    prompts = [
-        {"prompt_token_ids": [(7 * i + 13 * j) % (base.CONFIG["vocab_size"] - 10) + 5 for j in range(64)]}
-        for i in range(8)
-    ]
-    settings = SamplingParams(max_tokens=base.TOKENS, temperature=0, ignore_eos=True, detokenize=False)
-    return [list(one.outputs[0].token_ids) for one in llm.generate(prompts, settings, use_tqdm=False)]
+    return engines.generate(llm, llm.llm_engine.model_config.get_vocab_size())["tokens"]
 
 
-def cycles(llm, options: argparse.Namespace) -> dict:
+def cycles(llm, options: argparse.Namespace, results: Results) -> None:
     """Versions in turn. Memory is measured before a cycle generates: then what a step left in torch's cache is gone."""
     gpu, measured, generated = options.device == "cuda", [], {}
     for turn in range(1, options.cycles + 1):
@@ -160,7 +127,7 @@ def cycles(llm, options: argparse.Namespace) -> dict:
         measured += llm.collective_rpc(measure)
         if turn <= 2 or turn % GENERATES < 2:
             generated.setdefault(str(version), []).append(tokens(llm))
-    return {"measured": measured, "generated": generated}
+        results.note("cycle", measured=measured, generated=generated)
 
 
 def cycle(llm, how: str, version: int, gpu: bool, level: int = 1) -> dict[str, float]:
@@ -179,9 +146,9 @@ def cycle(llm, how: str, version: int, gpu: bool, level: int = 1) -> dict[str, f
     return taken | {"whole": sum(taken.values())}
 
 
-def timings(llm, how: str, gpu: bool) -> dict:
+def timings(llm, how: str, gpu: bool, results: Results) -> None:
     """Medians of whole cycles at level 1 and 2, in milliseconds, after two for warmth; and whether tokens repeat."""
-    result, seen = {}, {}
+    seen = {}
     for level in (1, 2):
         taken = []
         for turn in range(2 + TIMED):
@@ -190,17 +157,20 @@ def timings(llm, how: str, gpu: bool) -> dict:
             if turn >= TIMED:
                 seen.setdefault(version, []).append(tokens(llm))
         for phase in PHASES:
-            result[f"{phase}_{level}_ms"] = sorted(one[phase] for one in taken[2:])[TIMED // 2] * 1000
-    result["repeats"] = all(one == many[0] for many in seen.values() for one in many)
-    result["versions_differ"] = seen[1][0] != seen[2][0]
-    return result
+            median = sorted(one[phase] for one in taken[2:])[TIMED // 2]
+            results.note(how, **{f"{phase}_{level}_ms": median * 1000})
+    results.note(
+        how,
+        repeats=all(one == many[0] for many in seen.values() for one in many),
+        versions_differ=seen[1][0] != seen[2][0],
+    )
 
 
-def refusals(llm, gpu: bool, last: list) -> dict:
+def refusals(llm, gpu: bool, results: Results) -> None:
     """What must be refused, with its words, and the tokens after a full refit each time."""
     import fp8rt_vllm
 
-    said, healed = {}, []
+    said, healed, last = {}, [], tokens(llm)
     if gpu:
         llm.sleep(1)
         said["refit asleep"] = refused(lambda: llm.collective_rpc(refit_ours, args=(1,)))
@@ -225,7 +195,7 @@ def refusals(llm, gpu: bool, last: list) -> dict:
     llm.collective_rpc(refit_ours, args=(1,))
     fp8rt_vllm.check(llm)
     healed.append(tokens(llm))
-    return {"said": said, "healed": healed}
+    results.note("cycle", said=said, healed=healed)
 
 
 def refused(call) -> str:
@@ -242,37 +212,24 @@ def forget(llm) -> None:
     llm.llm_engine.abort_request(list(llm.llm_engine.output_processor.request_states), internal=True)
 
 
-def make_trainer(worker, layers: int, device: str) -> None:
+def make_trainer(worker, config: dict, device: str) -> None:
     """Before memory is measured."""
     import torch
 
-    TRAINER["buffer"] = torch.empty(2 * base.BUCKET_BYTES, dtype=torch.uint8, device=device)
+    bucket_bytes = (200 << 20) if device == "cuda" else 100_000
+    TRAINER["buffer"] = torch.empty(2 * bucket_bytes, dtype=torch.uint8, device=device)
     for version in (1, 2):
-        TRAINER[version] = list(base.weights(layers, version, device))
+        TRAINER[version] = list(engines.weights(config, version, device))
 
 
 def buckets(version: int):
-    """In one buffer, which the next bucket overwrites."""
-    import torch
-
-    bucket, size = [], 0
-    for name, weight in TRAINER[version]:
-        if bucket and size + weight.nbytes > base.BUCKET_BYTES:
-            yield bucket
-            bucket, size = [], 0
-        room = TRAINER["buffer"][size : size + weight.nbytes]
-        if room.nbytes == weight.nbytes:
-            weight = room.view(torch.bfloat16).view(weight.shape).copy_(weight)
-            size += -(-weight.nbytes // 256) * 256
-        bucket.append((name, weight))
-    yield bucket
+    return engines.buckets(TRAINER[version], TRAINER["buffer"])
 
 
-def synchronize(worker) -> None:
-    import torch
-
-    if worker.device.type == "cuda":
-        torch.cuda.synchronize(worker.device)
+def end(worker) -> None:
+    """Of a refit."""
+    worker.pack_again()
+    engines.synchronize(worker.device)
 
 
 def refit_ours(worker, version: int) -> None:
@@ -280,7 +237,7 @@ def refit_ours(worker, version: int) -> None:
 
     for bucket in buckets(version):
         fp8rt_vllm.load_weights(bucket, worker.model_runner)
-    synchronize(worker)
+    end(worker)
 
 
 def refit_broken(worker, version: int) -> None:
@@ -293,9 +250,9 @@ def refit_broken(worker, version: int) -> None:
 
 
 def refit_stock(worker, version: int) -> None:
-    """vLLM's own reload, of the same tensors."""
-    worker.reload_weights(weights_iterator=(item for bucket in buckets(version) for item in bucket))
-    synchronize(worker)
+    """vLLM's own reload, from memory that stays: it keeps what it is given until a layer has all of its tensors."""
+    worker.reload_weights(weights_iterator=iter(TRAINER[version]))
+    end(worker)
 
 
 def refit_bf16(worker, version: int) -> None:
@@ -304,7 +261,7 @@ def refit_bf16(worker, version: int) -> None:
     with torch.no_grad():
         for bucket in buckets(version):
             worker.model_runner.get_model().load_weights(iter(bucket))
-    synchronize(worker)
+    end(worker)
 
 
 REFITS = {"ours": refit_ours, "stock": refit_stock, "bf16": refit_bf16}
@@ -314,38 +271,48 @@ def measure(worker) -> dict:
     """Where the weights are, and how much memory torch and the device hold."""
     import torch
 
-    addresses = json.dumps(base.addresses_of_worker(worker), sort_keys=True)
+    addresses = json.dumps(worker.addresses(), sort_keys=True)
     found = {"addresses": hashlib.sha256(addresses.encode()).hexdigest()}
     if worker.device.type == "cuda":
-        torch.cuda.synchronize(worker.device)
+        engines.synchronize(worker.device)
         found |= {"reserved": torch.cuda.memory_reserved(), "free": torch.cuda.mem_get_info()[0]}
     return found
 
 
-def compare(results: dict) -> list[str]:
-    """What must hold."""
+def compare(results: dict, names: Sequence[str]) -> list[str]:
+    """What does not hold, and what could not be told."""
     failures = [f"{name}: {result['error']}" for name, result in results.items() if "error" in result]
     for name in ("ours", "stock", "bf16"):
         for key in ("repeats", "versions_differ"):
-            if not results.get(name, {}).get(key, True):
-                failures.append(f"{name}: {key} is False")
-    if "measured" not in results.get("cycle", {}):
+            if name in names and results.get(name, {}).get(key) is not True:
+                failures.append(f"{name}: {key} is {results.get(name, {}).get(key, 'not there')}")
+    failures += [f"{name}: no tokens" for name in names if "fresh" in name and "tokens" not in results.get(name, {})]
+    if "cycle" not in names:
         return failures
-    found = results["cycle"]
-    for key in found["measured"][0]:
-        values = [one[key] for one in found["measured"]]
-        # From the second on; the first lays out what stays.
-        if len(set(values[1:])) > 1:
-            changes = [turn + 1 for turn in range(2, len(values)) if values[turn] != values[turn - 1]]
-            failures.append(f"cycle: {key} changes in cycles {changes[:8]}: {values[:4]} ... {values[-2:]}")
-    for version, generated in found["generated"].items():
-        expected = results.get(f"fresh_{version}", {}).get("tokens", generated[0])
-        wrong = [turn for turn, one in enumerate(generated) if one != expected]
+    found = results.get("cycle", {})
+    kinds = ("measured", "generated", "said", "healed")
+    failures += [f"cycle: {key} is not there" for key in kinds if key not in found]
+    failures += changes(found.get("measured", []))
+    generated = found.get("generated", {})
+    for version, many in generated.items():
+        expected = results.get(f"fresh_{version}", {}).get("tokens", many[0])
+        wrong = [turn for turn, one in enumerate(many) if one != expected]
         if wrong:
             failures.append(f"cycle: tokens of version {version} are not a fresh start's in generations {wrong[:8]}")
-    expected = results.get("fresh_1", {}).get("tokens", found["generated"]["1"][0])
-    failures += [f"healed {turn}: other tokens" for turn, one in enumerate(found["healed"]) if one != expected]
-    return failures + [f"not refused: {what}" for what, words in found["said"].items() if not words]
+    expected = results.get("fresh_1", {}).get("tokens") or generated.get("1", [None])[0]
+    failures += [f"healed {turn}: other tokens" for turn, one in enumerate(found.get("healed", [])) if one != expected]
+    return failures + [f"not refused: {what}" for what, words in found.get("said", {}).items() if not words]
+
+
+def changes(measured: list[dict]) -> list[str]:
+    """From the second cycle on; the first lays out what stays."""
+    failures = []
+    for key in measured[0] if measured else ():
+        values = [one[key] for one in measured]
+        if len(set(values[1:])) > 1:
+            when = [turn + 1 for turn in range(2, len(values)) if values[turn] != values[turn - 1]]
+            failures.append(f"cycle: {key} changes in cycles {when[:8]}: {values[:4]} ... {values[-2:]}")
+    return failures
 
 
 def table(results: dict) -> None:

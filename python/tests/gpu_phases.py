@@ -6,14 +6,11 @@ Results go to FOLDER/PHASE.json after every step, so that a phase that fails or 
 """
 
 import argparse
-import json
-import os
 import pathlib
 import time
-import traceback
 
 import engines
-from engines import ask
+from engines import Results, ask
 
 # The fresh start has the weights of this version, and so has the last refit.
 VERSION, OTHER = 2, 1
@@ -35,20 +32,6 @@ class Sizes:
         self.repetitions = 7 if gpu else 1
 
 
-class Results(dict):
-    """Kept on disk at every step."""
-
-    def __init__(self, path: pathlib.Path):
-        super().__init__()
-        self.path = path
-
-    def note(self, engine: str, **values) -> None:
-        self.setdefault(engine, {}).update(values)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self))
-        partial.replace(self.path)
-
-
 class Phase:
     def __init__(self, options: argparse.Namespace):
         self.options, self.sizes = options, Sizes(options.device)
@@ -60,11 +43,7 @@ class Phase:
 
     def run(self) -> None:
         for name, steps in ENGINES[self.options.phase].items():
-            try:
-                steps(self, name)
-            except Exception as error:
-                traceback.print_exc()
-                self.results.note(name, error=f"{type(error).__name__}: {error}"[:2000])
+            self.results.run(name, steps, self, name)
 
     def start(self, name: str, folder: str = "bf16", eager: bool = True, **arguments):
         """Kept alive on one rank, since an engine that is freed amid the next one's start disturbs it."""
@@ -227,9 +206,7 @@ def main() -> None:
     parser.add_argument("--tp", type=int, required=True)
     parser.add_argument("--layers", type=int, required=True)
     Phase(parser.parse_args()).run()
-    # Nothing of an engine is left to end: that may wait for ever.
-    print("phase done", flush=True)
-    os._exit(0)
+    engines.finish()
 
 
 if __name__ == "__main__":

@@ -3,14 +3,17 @@
 
     gpu_trainer.py [--device cuda|cpu] [--layers N] [--hidden N] [--inner N]
 
-`FP8RT_LIBRARY` names the library where the package is not installed. Needs torch, no vLLM. A table comes last; a
-comparison that does not hold fails the run.
+`FP8RT_LIBRARY` names the library where the package is not installed. Needs torch, no vLLM. A part that fails leaves
+what the others have; after LIMIT seconds the process ends. A table comes last; a comparison that does not hold fails
+the run.
 """
 
 import argparse
 import contextlib
+import faulthandler
 import sys
 import time
+import traceback
 
 import torch
 
@@ -19,6 +22,7 @@ from fp8rt.library import Policy
 from fp8rt.trainer import SCALE_SUFFIX, Outgoing, Shard
 
 TURNS = 5
+LIMIT = 300
 
 
 def shapes(options: argparse.Namespace) -> dict[str, tuple[int, ...]]:
@@ -84,10 +88,16 @@ def shards_add_up(options: argparse.Namespace, policy: Policy) -> list[str]:
     return [] if equal else ["the shards' fingerprints do not add up to the whole's"]
 
 
-def memory_and_speed(options: argparse.Namespace, policy: Policy) -> tuple[list[str], list[str]]:
+def something_is_quantized(options: argparse.Namespace, policy: Policy) -> list[str]:
+    names = {name for name, _ in Outgoing(policy).tensors(weights(options, options.device))}
+    return [] if any(name.endswith(SCALE_SUFFIX) for name in names) else ["nothing was quantized"]
+
+
+def memory_and_speed(options: argparse.Namespace, policy: Policy, table: list[str]) -> list[str]:
     """Beyond the trainer's own weights a refit takes what one tensor becomes."""
     if options.device == "cpu":
-        return [], ["memory and speed: not measured on the host"]
+        table.append("memory and speed: not measured on the host")
+        return []
     held = list(weights(options, options.device))
     total = sum(weight.nbytes for _, weight in held)
     largest = max(weight.nbytes for name, weight in held if policy.decide(name, tuple(weight.shape)).fp8)
@@ -105,12 +115,12 @@ def memory_and_speed(options: argparse.Namespace, policy: Policy) -> tuple[list[
         peak = torch.cuda.max_memory_allocated() - before
     # Codes are half of the values; scales, sums and the allocator's rounding are the rest.
     allowed = largest * 0.51 + (4 << 20)
-    lines = [
+    table += [
         f"values {total / 1e9:.2f} GB, sent {sent / 1e9:.2f} GB, of these linears in half",
         f"quantized and fingerprinted in {min(seconds) * 1e3:.2f} ms, {total / min(seconds) / 1e9:.0f} GB/s",
         f"memory taken {peak / 1e6:.1f} MB, the largest linear has {largest / 1e6:.1f} MB",
     ]
-    return ([] if peak <= allowed else [f"took {peak} bytes, allowed {int(allowed)}"]), lines
+    return [] if peak <= allowed else [f"took {peak} bytes, allowed {int(allowed)}"]
 
 
 def main() -> None:
@@ -120,20 +130,28 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=4096)
     parser.add_argument("--inner", type=int, default=14336)
     options = parser.parse_args()
+    faulthandler.dump_traceback_later(LIMIT, exit=True)
     failures, table = [], []
     for recipe, scale_format in (("NEMO_RL", "FP32"), ("VLLM", "POW2")):
         policy = Policy({"fp8rt": {"weight": {"recipe": recipe, "scale_format": scale_format}}})
-        found = same_as_on_the_host(options, policy) + shards_add_up(options, policy)
-        table.append(f"{recipe}, {scale_format}: {len(shapes(options))} tensors, {len(found)} wrong")
-        failures += [f"{recipe}, {scale_format}: {one}" for one in found]
-    names = {name for name, _ in Outgoing(policy).tensors(weights(options, options.device))}
-    if not any(name.endswith(SCALE_SUFFIX) for name in names):
-        failures.append("nothing was quantized")
-    wrong, lines = memory_and_speed(options, policy)
-    print("\n".join([*table, *lines]))
-    for failure in failures + wrong:
+        for part in (same_as_on_the_host, shards_add_up, something_is_quantized):
+            found = attempt(part, options, policy)
+            print(f"{recipe}, {scale_format}, {part.__name__}: {len(found)} wrong", flush=True)
+            failures += [f"{recipe}, {scale_format}: {one}" for one in found]
+    failures += attempt(memory_and_speed, options, policy, table)
+    print("\n".join(table))
+    for failure in failures:
         print("FAILED:", failure)
-    sys.exit(bool(failures + wrong))
+    sys.exit(bool(failures))
+
+
+def attempt(part, *arguments) -> list[str]:
+    """What is wrong; an error is."""
+    try:
+        return part(*arguments)
+    except Exception as error:
+        traceback.print_exc()
+        return [f"{part.__name__}: {type(error).__name__}: {error}"]
 
 
 if __name__ == "__main__":

@@ -24,11 +24,7 @@ two ranks.
 """
 
 import argparse
-import contextlib
-import os
 import pathlib
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,32 +35,6 @@ import gpu_compare
 LIMITS = {"write": 120, "eager": 240, "bf16": 180, "graphs": 240, "stock": 420}
 # A machine without a GPU that runs other things too.
 SLOWER = 3
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # The stock engine is to run DeepGEMM, on the scales that are there, and to compile what it meets.
-    "VLLM_USE_DEEP_GEMM": "1",
-    "VLLM_BLOCKSCALE_FP8_GEMM_FLASHINFER": "0",
-    "VLLM_USE_DEEP_GEMM_E8M0": "0",
-    "VLLM_DEEP_GEMM_WARMUP": "skip",
-    # No NVLink multicast: a host that is shared may not survive it.
-    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
-    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
-    "NCCL_NVLS_ENABLE": "0",
-}
-# These change what runs; whoever starts this script may have them.
-UNSET = (
-    "FP8RT_BACKEND",
-    "FP8RT_TAKE_OVER_FP8",
-    "PYTHONDONTWRITEBYTECODE",
-    "VLLM_BATCH_INVARIANT",
-    "VLLM_DISABLED_KERNELS",
-    "VLLM_PLUGINS",
-    "VLLM_TEST_FORCE_FP8_MARLIN",
-)
 KERNEL_CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "DG_JIT_CACHE_DIR", "CUDA_CACHE_PATH")
 
 
@@ -92,7 +62,7 @@ def run(options: argparse.Namespace, phases: list[str], out: pathlib.Path) -> No
     end = time.monotonic() + 60 * options.minutes
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        prepare(options, pathlib.Path(scratch))
+        engines.prepare(options.device, pathlib.Path(scratch))
         failures = []
         for phase in ["write", *phases]:
             failed = start(phase, options, pathlib.Path(scratch), out, end - time.monotonic())
@@ -107,54 +77,20 @@ def run(options: argparse.Namespace, phases: list[str], out: pathlib.Path) -> No
     sys.exit(bool(failures))
 
 
-def prepare(options: argparse.Namespace, scratch: pathlib.Path) -> None:
-    for name in UNSET:
-        os.environ.pop(name, None)
-    if options.device == "cpu":
-        engines.prepare_environment(scratch)
-    else:
-        engines.install(scratch / "installed")
-    # What vLLM found out about a model's class is kept there, and is no kernel: one for all phases.
-    os.environ |= ENVIRONMENT | {"VLLM_CACHE_ROOT": str(scratch / "vllm")}
-
-
 def start(phase: str, options: argparse.Namespace, scratch: pathlib.Path, out: pathlib.Path, left: float) -> str:
     """Runs a phase; says what went wrong, if anything did."""
     limit = min(LIMITS[phase] * (SLOWER if options.device == "cpu" else 1), left)
-    if limit < 20:
-        return "no time is left for it"
     caches = {name: str(scratch / "caches" / phase / name) for name in KERNEL_CACHES}
     # What is compared with runs as if there were no plugin.
     plugins = {"VLLM_PLUGINS": "none"} if phase in ("bf16", "stock") else {}
     command = [sys.executable, str(pathlib.Path(__file__).with_name("gpu_phases.py")), phase]
     command += ["--folder", str(scratch), "--device", options.device]
     command += ["--tp", str(options.tp), "--layers", str(options.layers)]
-    begin, log = time.monotonic(), out / f"{phase}.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, env=os.environ | caches | plugins, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            status = process.wait(limit)
-            failed = f"exit status {status}" if status else ""
-        except subprocess.TimeoutExpired:
-            failed = f"ended after {limit:.0f} s"
-        finally:
-            end_group(process)
+    failed = engines.run_process(phase, command, limit, out / f"{phase}.log", caches | plugins)
     result = scratch / f"{phase}.json"
     if result.exists():
         (out / result.name).write_bytes(result.read_bytes())
-    print(f"{phase}: {time.monotonic() - begin:.0f} s{', ' + failed if failed else ''}", flush=True)
-    if failed:
-        print("".join(f"    {line[:300]}\n" for line in log.read_text(errors="replace").splitlines()[-25:]), flush=True)
     return failed
-
-
-def end_group(process: subprocess.Popen) -> None:
-    """The phase and the workers that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 if __name__ == "__main__":
