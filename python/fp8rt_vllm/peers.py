@@ -14,22 +14,23 @@ class Peers:
         self._key = f"fp8rt/failures/{model}"
         self._known = 0
 
-    def tell(self, reason: str) -> None:
-        """This rank failed."""
+    def tell(self, refit: int, reason: str) -> None:
+        """This rank failed in its refit of that number."""
         if (store := world_store()) is None:
             return
         self._known = store.add(self._key, 1)
-        store.set(f"{self._key}/{self._known}", f"rank {torch.distributed.get_rank()}: {reason}")
+        store.set(f"{self._key}/{self._known}", f"{refit} rank {torch.distributed.get_rank()}: {reason}")
 
-    def news(self) -> str:
-        """What the rank that failed last said; empty if none has since this was asked, or since this rank told."""
+    def news(self) -> tuple[int, str] | None:
+        """Of the newest refit that failed: its number, and what the rank said. None if none has failed since this was
+        asked, or since this rank told.
+        """
         if (store := world_store()) is None:
-            return ""
-        count = store.add(self._key, 0)
-        if count == self._known:
-            return ""
+            return None
+        count, first = store.add(self._key, 0), self._known + 1
         self._known = count
-        return store.get(f"{self._key}/{count}").decode()
+        said = [store.get(f"{self._key}/{index}").decode().split(" ", 1) for index in range(first, count + 1)]
+        return max(((int(refit), reason) for refit, reason in said), default=None)
 
 
 def several() -> bool:

@@ -69,6 +69,9 @@ class ModelRefit:
         self._written = False
         # Why the model is mixed, empty if it is not.
         self.failure = ""
+        # Refits are numbered, as all ranks take part in each: of the newest that failed in another, and why.
+        self._number = 0
+        self._lost = (0, "")
         self._peers = Peers(type(model).__qualname__)
         self._states = [d.state for d in self.destinations if d.state is not None]
         self._health = {id(state.health): state.health for state in self._states} or {0: Health()}
@@ -85,13 +88,19 @@ class ModelRefit:
         self.check_awake("a refit")
         self._hear()
         self._unsettle()
+        number = self._number if self._open else self._number + 1
         try:
-            self._load(weights)
+            self._load(list(weights))
         except BaseException as error:
+            # A bucket that failed before it began a refit was to begin this one.
+            self._number = max(self._number, number)
             self._failed(f"a bucket failed: {type(error).__name__}: {error}")
             raise
 
-    def _load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    def _load(self, weights: list[tuple[str, torch.Tensor]]) -> None:
+        if self._open and self._is_lost() and any(name in self._arrived for name, _ in weights):
+            # What failed elsewhere is sent anew.
+            self.fail(self._lost[1])
         items = self.scales.take(self.pair(weights), self.record.shapes, self._by_storage)
         if items and (self._open or self._starts(items)):
             self._fill(items)
@@ -165,7 +174,7 @@ class ModelRefit:
         """On this rank. Others may have written their part of what failed here."""
         if self._written or several():
             self.fail(reason)
-            self._peers.tell(reason)
+            self._peers.tell(self._number, reason)
         self._give_up()
 
     def _give_up(self) -> None:
@@ -175,9 +184,18 @@ class ModelRefit:
         self.scales.begin()
 
     def _hear(self) -> None:
-        """Whether another rank failed."""
-        if news := self._peers.news():
-            self.fail(news)
+        """Whether another rank failed: in a refit that is over here, is open, or was not begun yet."""
+        news = self._peers.news()
+        if news is None:
+            return
+        self._lost = max(self._lost, news)
+        self._unsettle()
+        if not self._open:
+            self.fail(news[1])
+
+    def _is_lost(self) -> bool:
+        """Whether this refit failed in another rank. The rest of it may come here nevertheless."""
+        return self._lost[0] >= self._number
 
     def _unsettle(self) -> None:
         for health in self._health.values():
@@ -255,6 +273,8 @@ class ModelRefit:
             # Refused by the library if something of an FP8 weight is not filled by any name.
             self.plan = self._plan(list(self.record.boxes), False)
             self._close(self._sum_of_first())
+        if self.receipt is None:
+            raise MixedModelError(f"fp8rt: the refit failed: {self.failure}")
         return self.receipt
 
     def _check_names(self) -> None:
@@ -295,6 +315,7 @@ class ModelRefit:
         self._arrived.clear()
         if self.plan is not None:
             self.plan.begin()
+        self._number += 1
         self._open = True
 
     def _close(self, receipt: Receipt) -> None:
@@ -302,6 +323,8 @@ class ModelRefit:
         self._open = self._written = False
         for state in self._states:
             state.filled()
+        if self._is_lost():
+            self.fail(self._lost[1])
 
     def _complete(self) -> bool:
         info = self.plan.query()

@@ -288,7 +288,7 @@ class RanksTest(CycleTest):
         *some, last = buckets(toy.values(2))
         for bucket in some:
             refit.load_weights(bucket, self.model)
-        self.other.tell("a bucket failed: no memory")
+        self.other.tell(2, "a bucket failed: no memory")
         # The first bucket of the next refit.
         refit.load_weights(some[0], self.model)
         self.refuses("amid a refit")
@@ -300,25 +300,59 @@ class RanksTest(CycleTest):
         self.refit(1)
         self.holds(1)
         self.refit(2)
-        self.other.tell("a bucket failed: no memory")
+        self.other.tell(2, "a bucket failed: no memory")
         self.refuses("rank 5: a bucket failed: no memory")
         self.refit(2)
         self.holds(2)
-        self.other.tell("again")
+        self.other.tell(3, "again")
         self.generate()  # Asked only after something was loaded here.
 
     def test_this_rank_tells(self):
         self.refit(1)
         self.holds(1)
-        self.assertEqual(self.other.news(), "")
+        self.assertIsNone(self.other.news())
         # Nothing was written here; of the others nobody knows.
         with self.assertRaises(ValueError):
             refit.load_weights([(NAME, torch.zeros(3, 3))], self.model)
         self.refuses("has shape")
-        self.assertRegex(self.other.news(), "rank 5: a bucket failed: ValueError: .*has shape")
+        number, reason = self.other.news()
+        self.assertEqual(number, 2)
+        self.assertRegex(reason, "rank 5: a bucket failed: ValueError: .*has shape")
         self.refit(1)
         self.holds(1)
-        self.assertEqual(self.other.news(), "")
+        self.assertIsNone(self.other.news())
+
+    def test_another_rank_failed_before_this_one_began(self):
+        """Ranks run at their own pace: the news of a refit may come before the refit."""
+        self.refit(1)
+        self.holds(1)
+        self.other.tell(2, "a bucket failed: no memory")
+        self.refit(2)
+        self.refuses("rank 5: a bucket failed: no memory")
+        with self.assertRaisesRegex(MixedModelError, "rank 5: a bucket failed: no memory"):
+            refit.receipt(self.model)
+        self.refit(2)
+        self.holds(2)
+
+    def test_the_rest_of_what_failed_elsewhere(self):
+        """Where no caller stops the other ranks, they get all of it, and the next refit begins in its place."""
+        self.refit(1)
+        self.holds(1)
+        first, *rest = buckets(toy.values(2))
+        refit.load_weights(first, self.model)
+        self.other.tell(2, "a bucket failed: no memory")
+        for bucket in rest:
+            refit.load_weights(bucket, self.model)
+        self.refuses("rank 5: a bucket failed: no memory")
+        self.refit(3)
+        self.holds(3)
+
+    def test_the_newest_of_several_failures(self):
+        self.refit(1)
+        self.refit(2)
+        self.other.tell(2, "late")
+        self.other.tell(1, "early")
+        self.assertEqual(peers.Peers(type(self.model).__qualname__).news(), (2, "rank 5: late"))
 
 
 class SleepTest(CycleTest):
