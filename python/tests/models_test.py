@@ -72,13 +72,6 @@ def values(architecture: str, seed: int) -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator).bfloat16() for name, shape in shapes(architecture).items()}
 
 
-class NoAttention(torch.nn.Module):
-    """Attention asks for a device."""
-
-    def __init__(self, *_args, **_keys):
-        super().__init__()
-
-
 class ModelsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -90,7 +83,7 @@ class ModelsTest(unittest.TestCase):
             found = importlib.import_module(f"vllm.model_executor.models.{module}")
             ModelRegistry.register_model(architecture, getattr(found, architecture))
             if hasattr(found, "Attention"):
-                cls.enterClassContext(mock.patch.object(found, "Attention", NoAttention))
+                cls.enterClassContext(mock.patch.object(found, "Attention", world.NoAttention))
 
     def configuration(self, architecture: str):
         from vllm.config import DeviceConfig, LoadConfig, ModelConfig, VllmConfig
@@ -118,13 +111,8 @@ class ModelsTest(unittest.TestCase):
         from vllm.model_executor.model_loader.utils import initialize_model
 
         config.compilation_config.static_forward_context.clear()
-        with set_current_vllm_config(config):
-            world.distributed()
-            torch.set_default_dtype(torch.bfloat16)
-            try:
-                return toy.processed(initialize_model(vllm_config=config))
-            finally:
-                torch.set_default_dtype(torch.float32)
+        with set_current_vllm_config(config), world.building():
+            return toy.processed(initialize_model(vllm_config=config))
 
     def test_methods(self):
         """The last of three layers is kept."""

@@ -35,13 +35,6 @@ def values(seed: int) -> dict[str, torch.Tensor]:
     return {f"{n}.weight": torch.randn(s, generator=generator).to(torch.bfloat16) for n, s in shapes.items()}
 
 
-class NoAttention(torch.nn.Module):
-    """Attention asks for a device."""
-
-    def __init__(self, *_args, **_keys):
-        super().__init__()
-
-
 def qwen3_moe(config) -> torch.nn.Module:
     from transformers import Qwen3MoeConfig
     from vllm.model_executor.models import qwen3_moe
@@ -73,14 +66,8 @@ def qwen3_moe(config) -> torch.nn.Module:
     )
     config.quant_config = world.config()
     config.kernel_config.moe_backend = "triton"
-    world.distributed()
-    with mock.patch.object(qwen3_moe, "Attention", NoAttention):
-        # As vLLM does while it builds a model.
-        torch.set_default_dtype(torch.bfloat16)
-        try:
-            return qwen3_moe.Qwen3MoeForCausalLM(vllm_config=config)
-        finally:
-            torch.set_default_dtype(torch.float32)
+    with mock.patch.object(qwen3_moe, "Attention", world.NoAttention), world.building():
+        return qwen3_moe.Qwen3MoeForCausalLM(vllm_config=config)
 
 
 class Qwen3MoeTest(unittest.TestCase):

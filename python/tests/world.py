@@ -28,6 +28,17 @@ def world(load_format: str = "auto", rank: int = 0, ranks: int = 1):
         yield config
 
 
+@contextlib.contextmanager
+def building():
+    """As vLLM is while it builds a model in BF16."""
+    distributed()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def distributed() -> None:
     """The process groups of one rank, for models that ask for them; once a process."""
     import tempfile
@@ -38,6 +49,13 @@ def distributed() -> None:
         file = tempfile.NamedTemporaryFile(delete=False)  # noqa: SIM115
         init_distributed_environment(1, 0, f"file://{file.name}", 0, "gloo")
         initialize_model_parallel(1, 1)
+
+
+class NoAttention(torch.nn.Module):
+    """Attention asks for a device."""
+
+    def __init__(self, *_args, **_keys):
+        super().__init__()
 
 
 def config(settings: dict | None = None, **keys):
