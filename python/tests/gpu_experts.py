@@ -2,11 +2,12 @@
 """Runs vLLM with routed experts of the plugin on a GPU: generates, refits in buckets, and compares with fresh starts,
 with BF16 and with vLLM's own FP8, in bytes, tokens, log-probabilities, memory and time.
 
-    gpu_experts.py [--layers N] [--tp N] [--ep] [--parts WORD,...] [--out FILE.json] [--device cpu]
+    gpu_experts.py [--layers N] [--tp N] [--ep] [--parts WORD,...] [--minutes N] [--out FILE.json] [--device cpu]
 
-`FP8RT_LIBRARY` names the library where the plugin is not installed. Every engine runs in a process of its own. The
-model is a Qwen3-MoE of random weights, with the shapes of the 30B one and few layers. A table comes last; a comparison
-that does not hold fails the run.
+`FP8RT_LIBRARY` names the library where the plugin is not installed. Every engine runs in a process of its own, with a
+limit of time: one that fails or is ended leaves what it has, and the others go on. The model is a Qwen3-MoE of random
+weights, with the shapes of the 30B one and few layers. A table comes last; a comparison that does not hold, or that
+could not be made, fails the run.
 
 Parts: eager, graphs (compiled, CUDA graphs), pow2 (eager, activations in powers of two), bf16, vllm_fp8 (vLLM's own).
 
@@ -17,15 +18,18 @@ refits: there vLLM packs weights that stay in BF16).
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
 from unittest import mock
+
+import engines
+from engines import Results
 
 CONFIG = {
     "architectures": ["Qwen3MoeForCausalLM"],
@@ -63,25 +67,6 @@ TINY = {
 }
 BUCKET_BYTES = 200 << 20
 TOKENS = 16
-FP8_CHECKPOINT = {
-    "activation_scheme": "dynamic",
-    "fmt": "e4m3",
-    "quant_method": "fp8",
-    "weight_block_size": [128, 128],
-}
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",
-    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
-    "VLLM_DEEP_GEMM_WARMUP": "skip",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # No NVLink multicast: a host that is shared may not survive it.
-    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
-    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
-    "NCCL_NVLS_ENABLE": "0",
-}
 PARTS = {
     "eager": ["eager_refit", "eager_fresh"],
     "graphs": ["graphs_refit", "graphs_fresh"],
@@ -91,7 +76,8 @@ PARTS = {
 }
 # Of a refit, against BF16 on the same path.
 MOST_TIME = 1.1
-CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
+# Seconds of a process.
+LIMIT = 240
 
 
 def main() -> None:
@@ -99,62 +85,36 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--ep", action="store_true")
-    parser.add_argument("--parts", default="eager,graphs,pow2,bf16,vllm_fp8")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--minutes", type=float, default=9.5, help="for all engines")
     parser.add_argument("--out")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--engine", help="for the processes that this script starts")
-    parser.add_argument("--model")
+    parser.add_argument("--folder")
     options = parser.parse_args()
-    if options.engine == "write":
-        write_checkpoints(pathlib.Path(options.model), options)
-        print("{}")
-        return
     if options.engine:
-        run_engine(options)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        make_installed(pathlib.Path(folder))
-        results = {}
-        written = start("write", options, folder)
-        for engine in [] if "error" in written else [e for part in options.parts.split(",") for e in PARTS[part]]:
-            print(f"=== {engine}", flush=True)
-            results[engine] = start(engine, options, folder)
-    failures = [f"write: {written['error']}"] if "error" in written else compare(results, options.device)
+        results = Results(pathlib.Path(options.folder) / f"{options.engine}.json")
+        steps = write_checkpoints if options.engine == "write" else run_engine
+        results.run(options.engine, steps, options, results)
+        engines.finish()
+    parts = options.parts.split(",")
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"--parts {','.join(unknown)}: known are {','.join(PARTS)}")
+    names = ["write", *(name for part in parts for name in PARTS[part])]
+    with tempfile.TemporaryDirectory() as name:
+        engines.prepare(options.device, pathlib.Path(name))
+        # Functions of this file are sent to the workers.
+        os.environ |= {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        results = engines.run_engines(names, pathlib.Path(name), dict.fromkeys(names, LIMIT), options.minutes)
+    failures = compare(results, parts, options.device)
     if options.out:
         shown = {"options": vars(options), "results": results, "failures": failures}
         pathlib.Path(options.out).write_text(json.dumps(shown, indent=1))
     table(results)
     for failure in failures:
         print("FAILED:", failure)
+    print("gpu_experts:", "failed" if failures else "passed", flush=True)
     sys.exit(bool(failures))
-
-
-def start(engine: str, options: argparse.Namespace, model: str) -> dict:
-    """Runs one engine in a process of its own; its own last line is JSON."""
-    environment = dict(ENVIRONMENT)
-    if engine.startswith("stock"):
-        environment["VLLM_USE_DEEP_GEMM_E8M0"] = "0"
-    if options.device == "cpu":
-        environment |= CPU_ENVIRONMENT
-    command = [sys.executable, __file__, "--engine", engine, "--model", model, "--device", options.device]
-    command += ["--tp", str(options.tp), "--layers", str(options.layers), *(["--ep"] if options.ep else [])]
-    ended = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
-    lines = ended.stdout.splitlines()
-    print("\n".join(line for line in lines if not line.startswith("{")), flush=True)
-    answers = [line for line in lines if line.startswith("{")]
-    if ended.returncode or not answers:
-        return {"error": f"exit status {ended.returncode}"}
-    return json.loads(answers[-1])
-
-
-def make_installed(folder: pathlib.Path) -> None:
-    """Every process finds the plugin by its entry point, as if the wheel of this tree were installed."""
-    package = folder / "fp8rt_vllm-0.dist-info"
-    package.mkdir()
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: fp8rt_vllm\nVersion: 0\n")
-    (package / "entry_points.txt").write_text("[vllm.general_plugins]\nfp8rt = fp8rt_vllm.plugin:register\n")
-    paths = [str(folder), str(pathlib.Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 def config_of(options: argparse.Namespace) -> dict:
@@ -189,39 +149,24 @@ def names_and_shapes(config: dict) -> dict[str, tuple[int, ...]]:
 
 def weights(config: dict, version: int, device: str):
     """The trainer's weights of a version, tensor by tensor, the same on every rank."""
-    import torch
-
-    for index, (name, shape) in enumerate(names_and_shapes(config).items()):
-        generator = torch.Generator(device).manual_seed(100000 * version + index)
-        values = torch.randn(shape, generator=generator, device=device)
-        yield name, (1 + 0.1 * values if len(shape) == 1 else 0.02 * values).to(torch.bfloat16)
+    # Versions of a thousand tensors and more must not share seeds.
+    return engines.random(names_and_shapes(config), 1000 * version, device)
 
 
-def write_checkpoints(folder: pathlib.Path, options: argparse.Namespace) -> None:
+def write_checkpoints(options: argparse.Namespace, results: Results) -> None:
     """Version 2, which the second refit brings too: in bf16, and beside it in codes and scales."""
-    import safetensors.torch
-    import torch
-
-    from fp8rt import library
-
-    library.register_ops()
-    config, kept, quantized = config_of(options), {}, {}
+    folder, config, kept, quantized = pathlib.Path(options.folder), config_of(options), {}, {}
     for name, weight in weights(config, 2, options.device):
         kept[name] = quantized[name] = weight.cpu()
-        if "_proj" not in name:
-            continue
-        codes = torch.empty_like(weight, dtype=torch.float8_e4m3fn)
-        scales = torch.empty(*(-(-size // 128) for size in weight.shape), device=weight.device)
-        torch.ops.fp8rt.quantize_weight(weight, codes, scales)
-        quantized |= {name: codes.cpu(), f"{name}_scale_inv": scales.cpu()}
-    quantization = {"quantization_config": FP8_CHECKPOINT}
-    for name, tensors, more in (("bf16", kept, {}), ("fp8", quantized, quantization)):
-        (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps(config | more))
-        safetensors.torch.save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
+        if "_proj" in name:
+            codes, scales = engines.quantized(weight)
+            quantized |= {name: codes.cpu(), f"{name}_scale_inv": scales.cpu()}
+    engines.write_checkpoint(folder / "bf16", config, kept)
+    engines.write_checkpoint(folder / "fp8", config | {"quantization_config": engines.FP8_CHECKPOINT}, quantized)
+    results.note("write", tensors=len(quantized))
 
 
-def run_engine(options: argparse.Namespace) -> None:
+def run_engine(options: argparse.Namespace, results: Results) -> None:
     """One engine: starts, generates, refits if its name says so, measures."""
     kind, mode = options.engine.split("_")
     ours, config = kind in ("eager", "graphs", "pow2"), config_of(options)
@@ -234,7 +179,7 @@ def run_engine(options: argparse.Namespace) -> None:
         from vllm import LLM
 
         llm = LLM(
-            model=str(pathlib.Path(options.model, "fp8" if kind == "stock" else "bf16")),
+            model=str(pathlib.Path(options.folder, "fp8" if kind == "stock" else "bf16")),
             load_format="dummy" if refitted else "auto",
             skip_tokenizer_init=True,
             enforce_eager=kind != "graphs",
@@ -245,25 +190,24 @@ def run_engine(options: argparse.Namespace) -> None:
             seed=0,
             **arguments,
         )
-        result = {"start_s": time.time() - begin}
+        note = functools.partial(results.note, options.engine)
+        note(start_s=time.time() - begin)
         begin = time.time()
         generate(llm)
-        result["first_generate_s"] = time.time() - begin
+        note(first_generate_s=time.time() - begin)
         if refitted:
-            result |= refits(llm, config, kind)
-        result |= generate(llm)
+            note(**refits(llm, config, kind))
+        note(**generate(llm))
         if ours:
-            result["state"] = llm.collective_rpc(state_of_worker)
+            note(state=llm.collective_rpc(state_of_worker))
         if options.device == "cuda":
-            result |= timings(llm)
+            note(**timings(llm))
         if ours and mode == "fresh":
             # Other weights, and then those of the disk again by vLLM's own reload.
             llm.collective_rpc(refit_worker, args=(config, 1, "plan"))
             begin = time.time()
             llm.collective_rpc("reload_weights")
-            result["reload_s"] = time.time() - begin
-            result["reloaded"] = llm.collective_rpc(state_of_worker)
-    print(json.dumps(result), flush=True)
+            note(reload_s=time.time() - begin, reloaded=llm.collective_rpc(state_of_worker))
 
 
 def plugin_arguments(config: dict, pow2: bool) -> dict:
@@ -423,12 +367,17 @@ def timings(llm) -> dict:
     return result
 
 
-def compare(results: dict, device: str) -> list[str]:
-    """What must hold."""
+def compare(results: dict, parts: list[str], device: str) -> list[str]:
+    """What must hold. A result that is not there is the first failure of its engine."""
     failures = [f"{name}: {result['error']}" for name, result in results.items() if "error" in result]
     for mode in ("eager", "graphs", "pow2"):
+        if mode not in parts:
+            continue
         refitted, fresh = results.get(f"{mode}_refit", {}), results.get(f"{mode}_fresh", {})
-        if "tokens" not in refitted or "tokens" not in fresh:
+        missing = {"state", "tokens", "addresses_after"} - refitted.keys()
+        missing |= {"state", "tokens", "reloaded"} - fresh.keys()
+        if missing:
+            failures.append(f"{mode}: {', '.join(sorted(missing))} is not there to compare")
             continue
         if refitted["state"] != fresh["state"]:
             differ = [name for name in fresh["state"][0] if refitted["state"][0].get(name) != fresh["state"][0][name]]
