@@ -5,7 +5,10 @@ from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_uint32, c_uin
 
 BF16, F16, F32, E4M3 = 1, 2, 3, 4
 BACKENDS = {"deepgemm": 2, "cutlass": 4, "cublaslt": 8, "plain": 16, "cpu": 32}
-FP32, POW2, UE8M0_PACKED = 0, 1, 2
+# By number.
+RECIPES = ("DEFAULT", "VLLM", "DEEPGEMM", "NEMO_RL", "TE")
+SCALE_FORMATS = ("FP32", "POW2", "UE8M0_PACKED")
+FP32, POW2, UE8M0_PACKED = range(len(SCALE_FORMATS))
 DESTINATION_PARTLY = 2
 REFIT_PARTIAL = 1
 # States of a refit.

@@ -9,6 +9,10 @@ import torch
 
 from . import abi, library
 
+# Rows and columns of a block of a weight.
+BLOCK = 128
+# What the name of scales adds to that of their codes.
+SCALE_SUFFIX = "_scale_inv"
 DTYPES = {torch.bfloat16: abi.BF16, torch.float16: abi.F16, torch.float32: abi.F32, torch.float8_e4m3fn: abi.E4M3}
 
 

@@ -18,10 +18,8 @@ import torch
 from . import abi, comparison, library
 from .comparison import Expected, Piece
 from .library import Decision, Fp8rtError, Policy
-from .plan import Box, Destination, RefitPlan, context, stream, tensor
+from .plan import BLOCK, SCALE_SUFFIX, Box, Destination, RefitPlan, context, stream, tensor
 
-BLOCK = 128
-SCALE_SUFFIX = "_scale_inv"
 VALUES = (torch.bfloat16, torch.float16, torch.float32)
 # Sums are made this many at a time.
 CHUNK = 256

@@ -24,7 +24,7 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import kFp8Dynami
 from vllm.model_executor.utils import set_weight_attrs
 from vllm.utils.deep_gemm import is_deep_gemm_e8m0_used
 
-from fp8rt import library
+from fp8rt import abi, library
 
 from . import loading
 from .layer import BLOCK, LayerState, blocks
@@ -35,8 +35,6 @@ logger = init_logger(f"vllm.{__name__}")
 # Of experts that stay as they are: backends that keep the order in which weights arrive. The others are not refitted
 # in place, since their post-load step moves what arrived.
 IN_ORDER = ("TRITON", "BATCHED_TRITON")
-RECIPES = ("DEFAULT", "VLLM", "DEEPGEMM", "NEMO_RL", "TE")
-SCALE_FORMATS = ("FP32", "POW2", "UE8M0_PACKED")
 
 
 def kept(layer: RoutedExperts, prefix: str) -> UnquantizedFusedMoEMethod:
@@ -94,9 +92,9 @@ class Fp8rtMoEMethod(FusedMoEMethodBase):
 
     def check_activations(self, batch_invariant: bool) -> None:
         """vLLM's kernels quantize what enters experts, and know only the environment."""
-        recipe = RECIPES[self.decision.activation_recipe]
+        recipe = abi.RECIPES[self.decision.activation_recipe]
         wanted, stored = (
-            SCALE_FORMATS[number]
+            abi.SCALE_FORMATS[number]
             for number in (self.decision.activation_scale_format, self.decision.weight_scale_format)
         )
         if recipe not in ("DEFAULT", "VLLM"):
@@ -153,15 +151,11 @@ class Fp8rtMoEMethod(FusedMoEMethodBase):
 
     def create_weight(self, layer: RoutedExperts, name: str, experts: int, rows: int, columns: int) -> None:
         weight = torch.zeros(experts, rows, columns, dtype=torch.float8_e4m3fn)
-        attributes = {"weight_loader": types.MethodType(load_weight, layer), "fp8rt_weight": name}
+        attributes = {"weight_loader": types.MethodType(load, layer), "fp8rt_weight": name, "fp8rt_scales": False}
         layer.register_parameter(name, parameter(weight, attributes))
         scales = torch.ones(experts, blocks(rows), blocks(columns), dtype=torch.float32)
         if self.serialized:
-            attributes = {
-                "weight_loader": types.MethodType(load_scales, layer),
-                "fp8rt_weight": name,
-                "quant_method": FusedMoeWeightScaleSupported.BLOCK.value,
-            }
+            attributes |= {"fp8rt_scales": True, "quant_method": FusedMoeWeightScaleSupported.BLOCK.value}
             layer.register_parameter(f"{name}_scale_inv", parameter(scales, attributes))
         else:
             # vLLM's layerwise reload counts parameters and buffers, and no scale arrives from a trainer.
@@ -229,7 +223,7 @@ def parameter(data: torch.Tensor, attributes: dict[str, Any]) -> torch.nn.Parame
     return made
 
 
-def load_weight(
+def load(
     self: RoutedExperts,
     param: torch.Tensor,
     loaded_weight: torch.Tensor,
@@ -238,30 +232,16 @@ def load_weight(
     expert_id: int,
     return_success: bool = False,
 ) -> bool | None:
-    """The loader of codes, called as vLLM's own: one expert of all ranks', or a whole slab."""
-    mine = is_mine(self, expert_id)
+    """The loader of codes, and of serialized scales, called as vLLM's own: one expert of all ranks', or a slab."""
+    # Whether the expert is on this rank.
+    mine = self.expert_map_manager.map_global_to_local(expert_id) != -1
     if mine:
         name, call = param.fp8rt_weight, {"shard_id": shard_id, "expert_id": expert_id}
         check_turn(self.fp8rt[name], loaded_weight, shard_id, expert_id)
-        loading.fill(self.fp8rt[name], getattr(self, f"{name}_scale_inv"), param, loaded_weight, (), call)
-    return mine if return_success else None
-
-
-def load_scales(
-    self: RoutedExperts,
-    param: torch.Tensor,
-    loaded_weight: torch.Tensor,
-    weight_name: str,
-    shard_id: str,
-    expert_id: int,
-    return_success: bool = False,
-) -> bool | None:
-    """The loader of serialized scales."""
-    mine = is_mine(self, expert_id)
-    if mine:
-        state, call = self.fp8rt[param.fp8rt_weight], {"shard_id": shard_id, "expert_id": expert_id}
-        check_turn(state, loaded_weight, shard_id, expert_id)
-        loading.fill_scales(state, param, loaded_weight, (), call)
+        if param.fp8rt_scales:
+            loading.fill_scales(self.fp8rt[name], param, loaded_weight, (), call)
+        else:
+            loading.fill(self.fp8rt[name], getattr(self, f"{name}_scale_inv"), param, loaded_weight, (), call)
     return mine if return_success else None
 
 
@@ -277,10 +257,5 @@ def check_turn(state: LayerState, loaded_weight: torch.Tensor, *call: Any) -> No
         )
 
 
-def is_mine(layer: RoutedExperts, expert_id: int) -> bool:
-    """Whether an expert is on this rank."""
-    return layer.expert_map_manager.map_global_to_local(expert_id) != -1
-
-
 # Models ask whether a loader knows experts.
-load_weight.supports_moe_loading = load_scales.supports_moe_loading = True
+load.supports_moe_loading = True

@@ -33,7 +33,7 @@ class Health:
         return Health, ()
 
     def add(self, layer: torch.nn.Module) -> None:
-        """A layer whose `fp8rt` is a LayerState, or several by the names of its weights."""
+        """A layer whose `fp8rt` has a LayerState for each of its weights, by name."""
         self._layers.append(weakref.ref(layer))
 
     @property
@@ -42,8 +42,7 @@ class Health:
 
     @property
     def states(self) -> list[Any]:
-        own = [layer.fp8rt for layer in self.layers]
-        return [state for one in own for state in (one.values() if isinstance(one, dict) else [one])]
+        return [state for layer in self.layers for state in layer.fp8rt.values()]
 
     def check(self) -> None:
         """Raises unless the weights are of one version."""

@@ -189,16 +189,15 @@ class CacheScales:
             for kind in KINDS
         }
         sources = {name: loading.stand_in(weight) for name, weight in new}
-        names = {source.untyped_storage()._cdata: name for name, source in sources.items()}
         with loading.CopyRecorder(protected) as recorder:
             self._model().load_weights(iter(sources.items()))
-        places = [
-            (names.get(come.untyped_storage()._cdata), slots.get(to.untyped_storage().data_ptr()))
-            for to, come in recorder.copies
-        ]
-        self.names |= {name: slot for name, slot in places if name is not None and slot is not None}
-        elsewhere = {name for name, _ in places}
-        for name in sources.keys() - elsewhere:
+        copies = recorder.by_source(sources)
+        for name, pairs in copies.items():
+            for to, _ in pairs:
+                slot = slots.get(to.untyped_storage().data_ptr())
+                if name is not None and slot is not None:
+                    self.names[name] = slot
+        for name in sources.keys() - copies.keys():
             if NAMED.search(name) and not recorder.computed:
                 self._drop(name)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .health import Health, MixedModelError
+from fp8rt.plan import BLOCK
 
-BLOCK = 128
+from .health import Health, MixedModelError
 
 # (experts, rows, columns) in elements. A matrix is one expert.
 Axes = tuple[int, int, int]
@@ -141,5 +141,4 @@ class LayerState:
 
 def states(module: torch.nn.Module) -> dict[str, LayerState]:
     """What a module keeps of its weights, by name: a linear of one, experts of two; empty if it is not ours."""
-    own = getattr(module, "fp8rt", {})
-    return {"weight": own} if isinstance(own, LayerState) else own
+    return getattr(module, "fp8rt", {})

@@ -13,7 +13,7 @@ from vllm.model_executor.parameter import BlockQuantScaleParameter, ModelWeightP
 from fp8rt import library
 
 from . import loading
-from .layer import BLOCK, LayerState, scale_rows
+from .layer import BLOCK, LayerState, blocks, scale_rows
 
 logger = init_logger(f"vllm.{__name__}")
 
@@ -69,16 +69,15 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
 
         health = self.quant_config.health
         # Not a parameter, nor in state_dict: how the layer is filled.
-        layer.fp8rt = LayerState(
-            self.prefix, parts, columns, self.decision, extra_weight_attrs["weight_loader"], health
-        )
+        loader = extra_weight_attrs["weight_loader"]
+        layer.fp8rt = {"weight": LayerState(self.prefix, parts, columns, self.decision, loader, health)}
         health.add(layer)
         weight = torch.zeros(rows, columns, dtype=torch.float8_e4m3fn)
         loader = types.MethodType(loading.load_weight, layer)
         layer.register_parameter(
             "weight", ModelWeightParameter(data=weight, input_dim=1, output_dim=0, weight_loader=loader)
         )
-        scales = torch.ones(scale_rows(parts), -(-columns // BLOCK), dtype=torch.float32)
+        scales = torch.ones(scale_rows(parts), blocks(columns), dtype=torch.float32)
         if self.serialized:
             loader = types.MethodType(loading.load_scales, layer)
             layer.register_parameter(
@@ -91,8 +90,9 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Checks that everything arrived, and prepares the op for every M. Quantizes nothing; may be called again."""
-        layer.fp8rt.check(self.dummy)
-        if layer.fp8rt.prepared:
+        state = layer.fp8rt["weight"]
+        state.check(self.dummy)
+        if state.prepared:
             return
         bias = getattr(layer, "bias", None)
         # A layer with a bias may leave it to its caller, or to another rank.
@@ -100,7 +100,7 @@ class Fp8rtLinearMethod(Fp8LinearMethod):
             line = torch.ops.fp8rt.linear_prepare(
                 layer.weight, layer.weight_scale_inv, self.max_m, given, self.input_dtype, *self.settings()
             )
-        layer.fp8rt.prepared = line
+        state.prepared = line
         logger.info_once("fp8rt: %s", line)
 
     def settings(self) -> tuple:

@@ -36,6 +36,14 @@ class CopyRecorder(TorchDispatchMode):
             return args[0]
         return func(*args, **kwargs)
 
+    def by_source(self, sources: dict[str, torch.Tensor]) -> dict[str | None, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """The copies by the name of their source; under None those from none of these."""
+        names = {source.untyped_storage()._cdata: name for name, source in sources.items()}
+        found: dict[str | None, list] = {}
+        for to, come in self.copies:
+            found.setdefault(names.get(come.untyped_storage()._cdata), []).append((to, come))
+        return found
+
     def _is_protected(self, args: tuple) -> bool:
         target = args[0] if args else None
         return (
@@ -123,14 +131,14 @@ def load_weight(
     self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any
 ) -> None:
     """The loader of a linear's weight."""
-    fill(self.fp8rt, self.weight_scale_inv, param, loaded_weight, args, kwargs)
+    fill(self.fp8rt["weight"], self.weight_scale_inv, param, loaded_weight, args, kwargs)
 
 
 def load_scales(
     self: torch.nn.Module, param: torch.Tensor, loaded_weight: torch.Tensor, *args: Any, **kwargs: Any
 ) -> None:
     """The loader of a serialized linear's scales."""
-    fill_scales(self.fp8rt, param, loaded_weight, args, kwargs)
+    fill_scales(self.fp8rt["weight"], param, loaded_weight, args, kwargs)
 
 
 def fill(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .layer import LayerState
+from .layer import states
 
 # What vLLM derives, by version and backend: tensors or parameters, and views of kv_b_proj where that is not in FP8.
 DERIVED = ("W_UV", "W_UK_T", "W_UK_T_dcp_qrep", "W_K", "W_K_scale", "W_V", "W_V_scale")
@@ -38,8 +38,8 @@ def follow(layer: torch.nn.Module) -> None:
             )
         old.data.copy_(new)
         setattr(layer, name, old)
-    state = getattr(projection(layer), "fp8rt", None)
-    if isinstance(state, LayerState):
+    state = states(projection(layer)).get("weight")
+    if state is not None:
         state.after_load = functools.partial(loaded, weakref.ref(layer))
 
 
@@ -47,7 +47,7 @@ def check(layer: torch.nn.Module, quantized: bool, attention_config: Any) -> Non
     """When the layer is made. `quantized`: its cache is in FP8."""
     if not (quantized and getattr(attention_config, "use_prefill_query_quantization", False)):
         return
-    if isinstance(getattr(projection(layer), "fp8rt", None), LayerState):
+    if states(projection(layer)):
         raise ValueError(
             f"fp8rt: {layer.layer_name}: use_prefill_query_quantization is true, by which vLLM casts the input of "
             "kv_b_proj to E4M3 without a scale, and kv_b_proj takes 16 bits; keep it false, or keep kv_b_proj by a rule"

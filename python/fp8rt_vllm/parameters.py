@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fp8rt.plan import DTYPES, Destination
+from fp8rt.plan import DTYPES, SCALE_SUFFIX, Destination
 
 from . import mla
 from .layer import LayerState, states
@@ -48,7 +48,7 @@ def parameters(model: torch.nn.Module) -> list[Parameter]:
     never arrives.
     """
     layers = {
-        f"{prefix}.{weight}" if prefix else weight: (getattr(module, f"{weight}_scale_inv"), state)
+        f"{prefix}.{weight}" if prefix else weight: (getattr(module, f"{weight}{SCALE_SUFFIX}"), state)
         for prefix, module in model.named_modules()
         for weight, state in states(module).items()
     }
@@ -60,6 +60,6 @@ def parameters(model: torch.nn.Module) -> list[Parameter]:
             found.append(Parameter(name, data, scales.detach(), state))
         elif name.rpartition(".")[2] in mla.DERIVED:
             continue
-        elif kept(data) and name.removesuffix("_scale_inv") not in layers:
+        elif kept(data) and name.removesuffix(SCALE_SUFFIX) not in layers:
             found.append(Parameter(name, data, None, None))
     return found

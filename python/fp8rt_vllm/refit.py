@@ -5,9 +5,7 @@ A refit is not begun, open, or over: all of it arrived, or it failed. One that f
 a mixed model. Then `failure` says why, nothing is generated (see health.py), and the next bucket begins a new refit.
 """
 
-import contextlib
 import dataclasses
-import itertools
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -16,33 +14,19 @@ import torch
 from vllm.logger import init_logger
 
 from fp8rt import abi
-from fp8rt.plan import Box, Receipt, RefitPlan
+from fp8rt.plan import SCALE_SUFFIX, Box, Receipt, RefitPlan
 
 from . import loading, sleeping
 from .health import Health, MixedModelError
 from .kv_cache import CacheScales
-from .layer import BLOCK
 from .mla import Derivations
-from .parameters import Parameter, parameters
+from .parameters import parameters
 from .peers import Peers, several
+from .recording import Record
 
 logger = init_logger(f"vllm.{__name__}")
 
-SCALE_SUFFIX = "_scale_inv"
 _REFITS: "weakref.WeakKeyDictionary[torch.nn.Module, ModelRefit]" = weakref.WeakKeyDictionary()
-
-
-class Record:
-    """What the model's loader does with each name of a checkpoint."""
-
-    def __init__(self):
-        # Name to boxes; sources as (name, shape).
-        self.boxes: dict[str, list[Box]] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        # Names whose loader computes, reshapes or casts: it runs every time.
-        self.direct: set[str] = set()
-        # Names that the loader takes with their last two axes swapped: boxes count them so.
-        self.transposed: set[str] = set()
 
 
 class ModelRefit:
@@ -50,9 +34,8 @@ class ModelRefit:
 
     def __init__(self, model: torch.nn.Module):
         self._model = weakref.ref(model)
-        self.record = Record()
         self.destinations = parameters(model)
-        self._by_storage = {d.codes.untyped_storage().data_ptr(): i for i, d in enumerate(self.destinations)}
+        self.record = Record(model, self.destinations)
         self._fp8 = {d.codes.untyped_storage().data_ptr(): d.name for d in self.destinations if d.state is not None}
         self.device = self.destinations[0].codes.device
         # Codes without scales, and scales without codes, until the other arrives.
@@ -101,7 +84,7 @@ class ModelRefit:
         if self._open and self._is_lost() and any(name in self._arrived for name, _ in weights):
             # What failed elsewhere is sent anew.
             self.fail(self._lost[1])
-        items = self.scales.take(self.pair(weights), self.record.shapes, self._by_storage)
+        items = self.scales.take(self.pair(weights), self.record.shapes, self.record.by_storage)
         if items and (self._open or self._starts(items)):
             self._fill(items)
         else:
@@ -207,7 +190,7 @@ class ModelRefit:
             # The next refit learns it.
             self.plan = None
             raise RuntimeError(f"fp8rt: {new[0][0]} came amid a refit, and no earlier one had it")
-        self.learn(new)
+        self.record.learn(new)
         self.plan = None
 
     def _run(self, items: list) -> None:
@@ -356,106 +339,6 @@ class ModelRefit:
                     f"fp8rt: {name} has shape {list(weight.shape)}, and had {list(self.record.shapes[name])}"
                 )
 
-    def learn(self, new: list[tuple[str, torch.Tensor]]) -> None:
-        """Runs the model's load_weights on stand-ins of new names, and notes its copies."""
-        sources = {name: loading.stand_in(weight) for name, weight in new}
-        copies, computed = self._recorded(sources)
-        if computed and len(new) > 1:
-            # Which of them it was is told by asking for one at a time.
-            for one in new:
-                self.learn([one])
-            return
-        claimed = self._claimed({name: source for name, source in sources.items() if name not in copies})
-        for name, weight in new:
-            self.record.shapes[name] = tuple(weight.shape)
-            self.record.boxes[name] = []
-            boxes = None if computed or name in claimed else self._boxes(name, sources[name], copies.get(name, []))
-            if boxes is None:
-                self.record.direct.add(name)
-            else:
-                self.record.boxes[name] = boxes
-
-    def _recorded(self, sources: dict[str, torch.Tensor]) -> tuple[dict[str, list], bool]:
-        """The copies by name, and whether something was computed before it was written."""
-        names = {source.untyped_storage()._cdata: name for name, source in sources.items()}
-        recorder, _ = self._load_stand_ins(sources)
-        copies: dict[str, list] = {}
-        computed = recorder.computed > 0
-        for to, come in recorder.copies:
-            name = names.get(come.untyped_storage()._cdata)
-            computed = computed or name is None
-            copies.setdefault(name, []).append((to, come))
-        return copies, computed
-
-    def _claimed(self, sources: dict[str, torch.Tensor]) -> set[str]:
-        """Those of which the model says that it loaded them, though no copy was seen: then their loaders compute. It is
-        asked for many at once: of experts most lie on other ranks.
-        """
-        if not sources:
-            return set()
-        if not self._load_stand_ins(sources)[1]:
-            return set()
-        if len(sources) == 1:
-            return set(sources)
-        items, middle = list(sources.items()), len(sources) // 2
-        return self._claimed(dict(items[:middle])) | self._claimed(dict(items[middle:]))
-
-    def _load_stand_ins(self, sources: dict[str, torch.Tensor]) -> tuple[loading.CopyRecorder, set[str]]:
-        """What the model copies, and what it says that it loaded. vLLM 0.33.0 refuses the name of a tied parameter
-        where that of the parameter itself is not beside it; that one came before.
-        """
-        try:
-            with loading.CopyRecorder(self._by_storage) as recorder:
-                return recorder, set(self._model().load_weights(iter(sources.items())) or ())
-        except ValueError:
-            known = self._known_stand_ins()
-            if not known:
-                raise
-        with loading.CopyRecorder(self._by_storage):
-            before = set(self._model().load_weights(iter(known.items())) or ())
-        with loading.CopyRecorder(self._by_storage) as recorder:
-            loaded = set(self._model().load_weights(iter([*known.items(), *sources.items()])) or ())
-        beside = {source.untyped_storage()._cdata for source in known.values()}
-        recorder.copies = [copy for copy in recorder.copies if copy[1].untyped_storage()._cdata not in beside]
-        return recorder, loaded - before
-
-    def _known_stand_ins(self) -> dict[str, torch.Tensor]:
-        """Of the names whose loaders copy."""
-        return {
-            name: torch.empty(shape, dtype=torch.bfloat16, device="meta")
-            for name, shape in self.record.shapes.items()
-            if self.record.boxes[name]
-        }
-
-    def _boxes(self, name: str, source: torch.Tensor, copies: list) -> list[Box] | None:
-        """None: something that the library does not do, so that vLLM's loader must."""
-        indices = [self._by_storage.get(to.untyped_storage().data_ptr()) for to, _ in copies]
-        if None in indices:
-            return None
-        found = [self.destinations[index] for index in indices]
-        regions = None
-        # A slab of experts may have its rows and columns swapped.
-        for whole in (source, *([source.transpose(-1, -2)] if source.dim() > 1 else [])):
-            with contextlib.suppress(ValueError):
-                regions = [
-                    loading.region_of(to, destination.codes, come, whole)
-                    for (to, come), destination in zip(copies, found, strict=True)
-                ]
-                break
-        if regions is None:
-            for destination in found:
-                if destination.state is not None:
-                    raise ValueError(f"fp8rt: {name} does not fill a box of {destination.name}")
-            return None
-        if any(destination.state is None and source.dtype != destination.codes.dtype for destination in found):
-            return None
-        if whole is not source:
-            self.record.transposed.add(name)
-        return [
-            Box(name, index, region.source_first, region.extent, region.destination_first)
-            for index, region in zip(indices, regions, strict=True)
-        ]
-
     def _plan(self, names: list[str], partly: bool) -> RefitPlan:
         boxes = [box for name in names for box in self.record.boxes[name]]
         used = sorted({box.destination for box in boxes})
@@ -523,52 +406,3 @@ def cache_fingerprint(model_runner: Any) -> dict[str, str]:
     refit = of(model_runner)
     refit.check_awake("a fingerprint")
     return refit.scales.fingerprints(refit.device)
-
-
-def places(model_runner: Any) -> dict[str, Any]:
-    """What a trainer must know to compare: `boxes` (first, extent) of names of which this rank has not just all,
-    `not_on_blocks` those of them whose boxes are no shards on blocks, `not_told` names without a fingerprint, and why.
-    """
-    refit = of(model_runner)
-    if refit.plan is None:
-        # The first refit has not ended: the fingerprint is by this model's own names.
-        return {"boxes": {}, "not_on_blocks": [], "not_told": {}}
-    boxes, off_blocks = {}, []
-    not_told = dict.fromkeys(sorted(refit.record.direct), "the engine's own loader computes it")
-    not_told |= dict.fromkeys(sorted(refit.scales.names), "a scale of the KV cache")
-    for name, held in refit.record.boxes.items():
-        if not held:
-            not_told.setdefault(name, "the engine has no use for it")
-            continue
-        if name in refit.record.transposed:
-            not_told[name] = "the engine takes it transposed"
-            continue
-        shape = (1,) * (3 - len(refit.record.shapes[name])) + refit.record.shapes[name]
-        pieces = [piece for box in held for piece in by_parts(box, refit.destinations[box.destination])]
-        if len(pieces) > 1 or pieces[0][1] != shape:
-            boxes[name] = pieces
-        width = BLOCK // refit.destinations[held[0].destination].codes.element_size()
-        twice = len({first for first, _ in pieces}) < len(pieces)
-        if twice or not all(on_blocks(*piece, shape, width) for piece in pieces):
-            off_blocks.append(name)
-    return {"boxes": boxes, "not_on_blocks": off_blocks, "not_told": not_told}
-
-
-def by_parts(box: Box, destination: Parameter) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """First and extent in the source of each part that a box fills, as the library quantizes them."""
-    expert, row, column = box.source_first
-    begin, end = box.destination_first[1], box.destination_first[1] + box.extent[1]
-    ends = itertools.accumulate(destination.state.parts) if destination.state is not None else ()
-    cuts = [begin, *(cut for cut in ends if begin < cut < end), end]
-    return [
-        ((expert, row + low - begin, column), (box.extent[0], high - low, box.extent[2]))
-        for low, high in itertools.pairwise(cuts)
-    ]
-
-
-def on_blocks(first: tuple[int, ...], extent: tuple[int, ...], shape: tuple[int, ...], width: int) -> bool:
-    """Whether a box begins and ends on blocks of its source, or at its ends."""
-    return all(
-        low % block == 0 and ((low + size) % block == 0 or low + size == whole)
-        for low, size, whole, block in zip(first[1:], extent[1:], shape[1:], (BLOCK, width), strict=True)
-    )

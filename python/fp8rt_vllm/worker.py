@@ -8,11 +8,9 @@ or a class of one's own that inherits from it.
 from collections.abc import Iterable
 from typing import Any
 
-from fp8rt.comparison import BITS, added, holds
+from fp8rt.comparison import added
 
 from .health import MixedModelError
-
-__all__ = ["BITS", "WorkerExtension", "added", "ask", "check", "fingerprint", "holds", "receipts"]
 
 
 class WorkerExtension:
@@ -49,7 +47,7 @@ class WorkerExtension:
 
     def fp8rt_fingerprint(self) -> dict[str, Any]:
         """What this rank holds, by the checkpoint's names, and the set-up that it was made with."""
-        from . import agreement, refit
+        from . import agreement, places, refit
 
         config = self.vllm_config.quant_config
         return {
@@ -58,7 +56,7 @@ class WorkerExtension:
             "setup": agreement.setup(config),
             "weights": refit.fingerprint(self.model_runner),
             "kv_scales": refit.cache_fingerprint(self.model_runner),
-            **refit.places(self.model_runner),
+            **places.places(self.model_runner),
         }
 
     def fp8rt_report(self) -> dict[str, str]:

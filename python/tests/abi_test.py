@@ -16,11 +16,11 @@ NUMBERS = {
     "F16": "FP8RT_DTYPE_F16",
     "F32": "FP8RT_DTYPE_F32",
     "E4M3": "FP8RT_DTYPE_E4M3",
-    "FP32": "FP8RT_SCALE_FORMAT_FP32",
-    "POW2": "FP8RT_SCALE_FORMAT_POW2",
-    "UE8M0_PACKED": "FP8RT_SCALE_FORMAT_UE8M0_PACKED",
     "DESTINATION_PARTLY": "FP8RT_REFIT_DESTINATION_PARTLY",
     "REFIT_PARTIAL": "FP8RT_REFIT_PARTIAL",
+    "REFIT_IDLE": "FP8RT_REFIT_STATE_IDLE",
+    "REFIT_OPEN": "FP8RT_REFIT_STATE_OPEN",
+    "REFIT_FAILED": "FP8RT_REFIT_STATE_FAILED",
 }
 
 
@@ -36,7 +36,9 @@ def c_name(structure: type) -> str:
 
 def numbers() -> dict[str, int]:
     backends = {f"FP8RT_BACKEND_{name.upper()}": number for name, number in abi.BACKENDS.items()}
-    return {c: getattr(abi, python) for python, c in NUMBERS.items()} | backends
+    recipes = {f"FP8RT_RECIPE_{name}": number for number, name in enumerate(abi.RECIPES)}
+    formats = {f"FP8RT_SCALE_FORMAT_{name}": number for number, name in enumerate(abi.SCALE_FORMATS)}
+    return {c: getattr(abi, python) for python, c in NUMBERS.items()} | backends | recipes | formats
 
 
 def as_python_sees_them() -> list[str]:

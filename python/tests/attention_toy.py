@@ -3,6 +3,7 @@
 import types
 
 import torch
+import toy
 
 HIDDEN, HEAD, HEADS, KEYS = 256, 64, 4, 2
 LAYERS = 2
@@ -135,14 +136,7 @@ def attentions(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def processed(model: torch.nn.Module) -> torch.nn.Module:
-    """As vLLM does after loading: methods first, attention after them."""
-    for module in model.modules():
-        method = getattr(module, "quant_method", None)
-        if hasattr(method, "process_weights_after_loading"):
-            method.process_weights_after_loading(module)
-    for attention in attentions(model):
-        attention.process_weights_after_loading(torch.bfloat16)
-    return model
+    return toy.processed(model, attentions(model))
 
 
 def read(model: torch.nn.Module) -> list[dict[str, float]]:

@@ -10,7 +10,7 @@ import attention_toy as toy
 import torch
 import world
 
-from fp8rt_vllm import health, kv_cache, refit
+from fp8rt_vllm import health, kv_cache, places, refit
 
 
 def fresh(seed: int, scales: dict | None = None, **keys) -> torch.nn.Module:
@@ -301,7 +301,7 @@ class Fingerprints(unittest.TestCase):
             trainer = RefitPlan(torch.device("cpu"), [Destination(name, value)], []).fingerprints()
             self.assertEqual(refit.cache_fingerprint(model)[name], trainer[name])
             self.assertNotIn(name, refit.fingerprint(model))
-            self.assertIn(name, refit.places(model)["not_told"])
+            self.assertIn(name, places.places(model)["not_told"])
 
 
 if __name__ == "__main__":

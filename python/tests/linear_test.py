@@ -27,7 +27,7 @@ class LinearTest(unittest.TestCase):
             made = layer([256, 256], 256)
             loader = made.weight.weight_loader
             self.assertIs(loader.__self__, made)
-            self.assertEqual(made.fp8rt.loader, made.weight_loader_v2)
+            self.assertEqual(made.fp8rt["weight"].loader, made.weight_loader_v2)
             self.assertFalse(made.quant_method.use_marlin or made.quant_method.use_deep_gemm)
             self.assertIsNone(made.quant_method.fp8_linear)
 

@@ -65,7 +65,7 @@ class LoadingTest(unittest.TestCase):
                     params_dtype=torch.bfloat16,
                 )
                 made.weight.weight_loader(made.weight, weight, "k")
-                (region,) = made.fp8rt.weights
+                (region,) = made.fp8rt["weight"].weights
                 self.assertEqual(
                     (region.source_first, region.extent, region.destination_first),
                     ((0, 64 * (rank // 2), 0), (1, 64, 256), (0, 128, 0)),
@@ -74,7 +74,7 @@ class LoadingTest(unittest.TestCase):
     def test_a_loader_that_writes_by_an_op(self):
         with world.world():
             made = row_parallel()
-            made.fp8rt.loader = lambda param, weight: param.data.view(torch.uint8).add_(1)
+            made.fp8rt["weight"].loader = lambda param, weight: param.data.view(torch.uint8).add_(1)
             with self.assertRaisesRegex(RuntimeError, "down_proj: the weight loader copied nothing"):
                 made.weight.weight_loader(made.weight, torch.randn(256, 512).bfloat16())
 

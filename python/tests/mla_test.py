@@ -5,6 +5,7 @@ import unittest
 from unittest import mock
 
 import torch
+import toy
 import world
 
 from fp8rt_vllm import mla, refit
@@ -90,14 +91,7 @@ def attentions(model: torch.nn.Module) -> list:
 
 
 def processed(model: torch.nn.Module) -> torch.nn.Module:
-    """As vLLM does after loading: methods first, attention after them."""
-    for module in model.modules():
-        method = getattr(module, "quant_method", None)
-        if hasattr(method, "process_weights_after_loading"):
-            method.process_weights_after_loading(module)
-    for attention in attentions(model):
-        attention.process_weights_after_loading(torch.bfloat16)
-    return model
+    return toy.processed(model, attentions(model))
 
 
 def fresh(seed: int, config, dtype: str = "auto", **shape) -> torch.nn.Module:

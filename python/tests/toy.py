@@ -1,5 +1,7 @@
 """A small Llama-like model of vLLM's own layers, with the usual load_weights."""
 
+from collections.abc import Iterable
+
 import torch
 
 from fp8rt_vllm.layer import states
@@ -94,12 +96,14 @@ def make(config, inner: int = INNER, tp: dict | None = None) -> torch.nn.Module:
     return Model()
 
 
-def processed(model: torch.nn.Module) -> torch.nn.Module:
-    """As vLLM does after loading."""
+def processed(model: torch.nn.Module, attentions: Iterable[torch.nn.Module] = ()) -> torch.nn.Module:
+    """As vLLM does after loading: methods first, attention after them."""
     for module in model.modules():
         method = getattr(module, "quant_method", None)
         if hasattr(method, "process_weights_after_loading"):
             method.process_weights_after_loading(module)
+    for attention in attentions:
+        attention.process_weights_after_loading(torch.bfloat16)
     return model
 
 

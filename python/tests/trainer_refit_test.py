@@ -11,7 +11,7 @@ import fp8rt_vllm
 from fp8rt import comparison
 from fp8rt.library import Policy
 from fp8rt.trainer import Outgoing
-from fp8rt_vllm import refit
+from fp8rt_vllm import places, refit
 from fp8rt_vllm.worker import WorkerExtension
 
 
@@ -121,9 +121,9 @@ class TrainerAndEngine(unittest.TestCase):
         box = refit.Box("qkv", 0, (0, 128, 0), (1, 300, 256), (0, 0, 0))
         merged = types.SimpleNamespace(state=types.SimpleNamespace(parts=[200, 100, 128]))
         self.assertEqual(
-            refit.by_parts(box, merged), [((0, 128, 0), (1, 200, 256)), ((0, 328, 0), (1, 100, 256))]
+            places.by_parts(box, merged), [((0, 128, 0), (1, 200, 256)), ((0, 328, 0), (1, 100, 256))]
         )
-        self.assertEqual(refit.by_parts(box, types.SimpleNamespace(state=None)), [((0, 128, 0), (1, 300, 256))])
+        self.assertEqual(places.by_parts(box, types.SimpleNamespace(state=None)), [((0, 128, 0), (1, 300, 256))])
 
     def test_before_a_refit_has_ended(self):
         engine, outgoing = Engine(2, 384), Outgoing(policy(), send_values=True)

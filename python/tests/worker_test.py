@@ -6,7 +6,8 @@ import unittest
 from vllm.v1.worker.worker_base import WorkerBase
 
 import fp8rt_vllm
-from fp8rt_vllm.worker import WorkerExtension, added, holds
+from fp8rt.comparison import added, holds
+from fp8rt_vllm.worker import WorkerExtension
 
 ONE = f"{1:032x}"
 TWO = f"{2:032x}"
