@@ -2,6 +2,7 @@
 torch and vLLM only where they are used, so that a process can set its environment first.
 """
 
+import argparse
 import contextlib
 import hashlib
 import importlib.metadata
@@ -186,6 +187,38 @@ def run_process(name: str, command: list[str], limit: float, log: pathlib.Path, 
     if failed:
         print("".join(f"    {line[:300]}\n" for line in log.read_text(errors="replace").splitlines()[-25:]), flush=True)
     return failed
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those of every script whose engines are processes."""
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--minutes", type=float, default=9.5, help="for all engines")
+    parser.add_argument("--out")
+    parser.add_argument("--engine", help="for the processes that this script starts")
+    parser.add_argument("--folder")
+
+
+def one_engine(options: argparse.Namespace, steps: dict) -> None:
+    """What such a process does: its steps by the engine's name, or under None those of all others. Does not return."""
+    results = Results(pathlib.Path(options.folder) / f"{options.engine}.json")
+    results.run(options.engine, steps.get(options.engine, steps[None]), options, results)
+    finish()
+
+
+def chosen(parser: argparse.ArgumentParser, option: str, words: str, known) -> list[str]:
+    """The words of an option, all of them known."""
+    names = words.split(",")
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"{option} {','.join(unknown)}: known are {','.join(known)}")
+    return names
+
+
+def report(script: str, failures: list[str]) -> None:
+    """Ends a script."""
+    for failure in failures:
+        print("FAILED:", failure)
+    print(f"{script}:", "failed" if failures else "passed", flush=True)
+    sys.exit(bool(failures))
 
 
 def run_engines(names: list[str], folder: pathlib.Path, limits: dict[str, float], minutes: float) -> dict:

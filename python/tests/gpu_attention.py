@@ -73,19 +73,11 @@ def main() -> None:
     parser.add_argument("--cache-backend", default="TRITON_ATTN")
     parser.add_argument("--mla-backend")
     parser.add_argument("--experts", type=int, default=0, help="routed experts of the last MLA layer, kept in bf16")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--minutes", type=float, default=9.5, help="for all engines")
-    parser.add_argument("--out")
-    parser.add_argument("--engine", help="for the processes that this script starts")
-    parser.add_argument("--folder")
+    engines.add_options(parser)
     options = parser.parse_args()
     if options.engine:
-        results = Results(pathlib.Path(options.folder) / f"{options.engine}.json")
-        results.run(options.engine, run_engine, options, results)
-        engines.finish()
-    parts = options.parts.split(",")
-    if unknown := [part for part in parts if part not in ENGINES]:
-        parser.error(f"--parts {','.join(unknown)}: known are {','.join(ENGINES)}")
+        engines.one_engine(options, {None: run_engine})
+    parts = engines.chosen(parser, "--parts", options.parts, ENGINES)
     names = [name for part in parts for name in ENGINES[part]]
     if options.device == "cpu":
         os.environ["VLLM_MLA_DISABLE"] = "1"

@@ -19,7 +19,6 @@ import argparse
 import hashlib
 import json
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -50,20 +49,13 @@ def main() -> None:
     parser.add_argument("--cycles", type=int, default=100)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--engines")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--eager", action="store_true")
-    parser.add_argument("--minutes", type=float, default=9.5, help="for all engines")
-    parser.add_argument("--out")
-    parser.add_argument("--engine", help="for the processes that this script starts")
-    parser.add_argument("--folder")
+    engines.add_options(parser)
     options = parser.parse_args()
     if options.engine:
-        results = Results(pathlib.Path(options.folder) / f"{options.engine}.json")
-        results.run(options.engine, write if options.engine == "write" else run_engine, options, results)
-        engines.finish()
-    names = options.engines.split(",") if options.engines else ENGINES[: 4 if options.device == "cpu" else None]
-    if unknown := [name for name in names if name not in ENGINES]:
-        parser.error(f"--engines {','.join(unknown)}: known are {','.join(ENGINES)}")
+        engines.one_engine(options, {"write": write, None: run_engine})
+    wanted = options.engines or ",".join(ENGINES[: 4 if options.device == "cpu" else None])
+    names = engines.chosen(parser, "--engines", wanted, ENGINES)
     with tempfile.TemporaryDirectory() as name:
         engines.prepare(options.device, pathlib.Path(name))
         results = engines.run_engines(["write", *names], pathlib.Path(name), LIMITS, options.minutes)
@@ -71,10 +63,7 @@ def main() -> None:
     if options.out:
         pathlib.Path(options.out).write_text(json.dumps({"results": results, "failures": failures}, indent=1))
     table(results)
-    for failure in failures:
-        print("FAILED:", failure)
-    print("gpu_cycle:", "failed" if failures else "passed", flush=True)
-    sys.exit(bool(failures))
+    engines.report("gpu_cycle", failures)
 
 
 def config_of(options: argparse.Namespace) -> dict:

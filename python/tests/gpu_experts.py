@@ -23,7 +23,6 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 import tempfile
 import time
 from unittest import mock
@@ -86,20 +85,11 @@ def main() -> None:
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--ep", action="store_true")
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--minutes", type=float, default=9.5, help="for all engines")
-    parser.add_argument("--out")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--engine", help="for the processes that this script starts")
-    parser.add_argument("--folder")
+    engines.add_options(parser)
     options = parser.parse_args()
     if options.engine:
-        results = Results(pathlib.Path(options.folder) / f"{options.engine}.json")
-        steps = write_checkpoints if options.engine == "write" else run_engine
-        results.run(options.engine, steps, options, results)
-        engines.finish()
-    parts = options.parts.split(",")
-    if unknown := [part for part in parts if part not in PARTS]:
-        parser.error(f"--parts {','.join(unknown)}: known are {','.join(PARTS)}")
+        engines.one_engine(options, {"write": write_checkpoints, None: run_engine})
+    parts = engines.chosen(parser, "--parts", options.parts, PARTS)
     names = ["write", *(name for part in parts for name in PARTS[part])]
     with tempfile.TemporaryDirectory() as name:
         engines.prepare(options.device, pathlib.Path(name))
@@ -111,10 +101,7 @@ def main() -> None:
         shown = {"options": vars(options), "results": results, "failures": failures}
         pathlib.Path(options.out).write_text(json.dumps(shown, indent=1))
     table(results)
-    for failure in failures:
-        print("FAILED:", failure)
-    print("gpu_experts:", "failed" if failures else "passed", flush=True)
-    sys.exit(bool(failures))
+    engines.report("gpu_experts", failures)
 
 
 def config_of(options: argparse.Namespace) -> dict:
