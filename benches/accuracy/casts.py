@@ -3,11 +3,15 @@
 import json
 import pathlib
 import shutil
+import sys
 
 import safetensors.torch
 import torch
 
-BLOCK, LARGEST = 128, 448.0
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "cpp_tests/peers"))
+import peer_casts  # noqa: E402
+
+BLOCK = 128
 CONFIG = {
     "activation_scheme": "dynamic",
     "fmt": "e4m3",
@@ -17,17 +21,13 @@ CONFIG = {
 
 
 def nemo_rl(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As NeMo-RL's worker casts a weight that arrives, in float32 and torch's own operations: the factor is 448 / amax,
-    the scale its reciprocal. For whole blocks, where its padding has no part in it.
-    """
+    """As NeMo-RL's worker casts a weight that arrives. For whole blocks, where its padding has no part in it."""
     rows, columns = weight.shape
     if rows % BLOCK or columns % BLOCK:
         raise ValueError(f"a weight of {rows}x{columns} is not of whole blocks")
-    blocks = weight.float().unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK))
-    amax = blocks.abs().amax(dim=(1, 3), keepdim=True)
-    factor = torch.where((amax == 0) | amax.isinf(), 1.0, LARGEST / amax)
-    codes = (blocks * factor).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)
-    return codes.reshape(rows, columns), factor.reciprocal()[:, 0, :, 0].contiguous()
+    codes, scales = peer_casts.nemo_rl(peer_casts.to_blocks(weight))
+    codes = peer_casts.from_blocks(codes.view(torch.float8_e4m3fn), rows, columns)
+    return codes, scales.reshape(rows // BLOCK, columns // BLOCK)
 
 
 def vllm(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare fp8rt with what its peers compute, byte for byte, on random bf16 blocks.
 
-Each peer's cast is written out in operations of torch, which run on the CPU here. A peer that is a CUDA kernel (vLLM's
-op, TransformerEngine's cast) is thus restated and not run. Exits 77 without torch, 1 on any difference.
+Each peer's cast is written out in operations of torch (peer_casts.py), which run on the CPU here. A peer that is a CUDA
+kernel (vLLM's op, TransformerEngine's cast) is thus restated and not run. Exits 77 without torch, 1 on any difference.
 """
 import sys
 
@@ -13,89 +13,15 @@ except ImportError as error:
     sys.exit(77)
 
 import fp8rt_ctypes as fp8rt
+import peer_casts as peers
 
-FP8, F32 = torch.float8_e4m3fn, torch.float32
+F32 = torch.float32
 ROWS, COLUMNS, ROUNDS = 1024, 2048, 8
-
-
-def nemo_rl(blocks):
-    """NeMo-RL's weight cast. torch takes 448.0 / tensor as reciprocal() * 448.0, on every device."""
-    amax = blocks.abs().amax(-1, keepdim=True)
-    inverse = torch.where(amax == 0, 1.0, 448.0 / amax)
-    return encode(blocks * inverse), inverse.reciprocal()
-
-
-def nemo_rl_pow2(blocks):
-    amax = blocks.abs().amax(-1, keepdim=True)
-    exponent = torch.ceil(torch.log2(amax / 448.0)).clamp(-127, 127)
-    inverse = torch.where(amax == 0, 1.0, torch.exp2(-exponent))
-    return encode(blocks * inverse), inverse.reciprocal()
-
-
-def deepgemm(blocks):
-    """DeepGEMM's per-block cast. On CUDA torch divides by the number 448.0 by multiplying by float32(1/448), which it
-    does not do on the CPU: so the product is written out."""
-    scale = blocks.abs().amax(-1, keepdim=True).clamp(1e-4) * torch.tensor(1 / 448, dtype=F32)
-    return encode(blocks * (1.0 / scale)), scale
-
-
-def deepgemm_pow2(blocks):
-    scale = blocks.abs().amax(-1, keepdim=True).clamp(1e-4) * torch.tensor(1 / 448, dtype=F32)
-    bits = scale.view(torch.int32)
-    exponent = (bits >> 23) + (bits & 0x7FFFFF).bool().int()
-    scale = (exponent.clamp(1, 254) << 23).view(F32)
-    return encode(blocks * (1.0 / scale)), scale
-
-
-def vllm(blocks):
-    """vLLM's group quantizer. Its kernel divides for the scale and multiplies by the scale's inverse for the codes, as a run
-    of it on a GPU showed."""
-    scale = blocks.abs().amax(-1, keepdim=True).clamp(1e-10) / torch.tensor(448.0)
-    return encode(blocks * (1.0 / scale)), scale
-
-
-def vllm_pow2(blocks):
-    scale = blocks.abs().amax(-1, keepdim=True).clamp(1e-10) / torch.tensor(448.0)
-    scale = torch.exp2(torch.ceil(torch.log2(scale.clamp(1e-10))))
-    return encode(blocks / scale), scale
-
-
-def te_inverse(blocks):
-    """TransformerEngine's scale from amax, which divides, and is held below infinity."""
-    amax = blocks.abs().amax(-1, keepdim=True)
-    inverse = (torch.tensor(448.0) / amax).clamp(max=torch.finfo(F32).max)
-    return torch.where(amax == 0, 1.0, inverse)
-
-
-def te(blocks):
-    inverse = te_inverse(blocks)
-    return encode(blocks * inverse), 1.0 / inverse
-
-
-def te_pow2(blocks):
-    """The inverse loses its mantissa: the largest power of two that is not above it."""
-    inverse = (te_inverse(blocks).view(torch.int32) & 0x7F800000).view(F32)
-    return encode(blocks * inverse), 1.0 / inverse
-
-
-def encode(values):
-    return values.clamp(-448.0, 448.0).to(FP8).view(torch.uint8)
 
 
 def divided(blocks):
     """amax / 448 with no floor, to show that these blocks tell formulas apart."""
     return None, blocks.abs().amax(-1, keepdim=True) / torch.tensor(448.0)
-
-
-def to_blocks(weight):
-    """[blocks, 128 * 128] in float32."""
-    cut = weight.float().reshape(ROWS // 128, 128, COLUMNS // 128, 128)
-    return cut.permute(0, 2, 1, 3).reshape(-1, 128 * 128)
-
-
-def from_blocks(codes):
-    cut = codes.reshape(ROWS // 128, COLUMNS // 128, 128, 128)
-    return cut.permute(0, 2, 1, 3).reshape(ROWS, COLUMNS)
 
 
 def random_weight(generator):
@@ -127,8 +53,9 @@ def quantized(library, subject, recipe, scale_format, source):
 
 def expected(subject, cast, source):
     if subject == "weight":
-        codes, scales = cast(to_blocks(source))
-        return codes if codes is None else from_blocks(codes), scales.reshape(ROWS // 128, COLUMNS // 128)
+        codes, scales = cast(peers.to_blocks(source))
+        scales = scales.reshape(ROWS // 128, COLUMNS // 128)
+        return codes if codes is None else peers.from_blocks(codes, ROWS, COLUMNS), scales
     codes, scales = cast(source.float().reshape(-1, 128))
     return codes if codes is None else codes.reshape(ROWS, COLUMNS), scales.reshape(ROWS, COLUMNS // 128)
 
@@ -138,16 +65,16 @@ def differing(ours, theirs):
 
 
 PAIRS = (
-    ("NEMO_RL FP32", "weight", fp8rt.NEMO_RL, fp8rt.FP32, nemo_rl),
-    ("NEMO_RL POW2", "weight", fp8rt.NEMO_RL, fp8rt.POW2, nemo_rl_pow2),
-    ("DEEPGEMM FP32", "weight", fp8rt.DEEPGEMM, fp8rt.FP32, deepgemm),
-    ("DEEPGEMM POW2", "weight", fp8rt.DEEPGEMM, fp8rt.POW2, deepgemm_pow2),
-    ("TE FP32", "weight", fp8rt.TE, fp8rt.FP32, te),
-    ("TE POW2", "weight", fp8rt.TE, fp8rt.POW2, te_pow2),
-    ("TE FP32", "activation", fp8rt.TE, fp8rt.FP32, te),
-    ("TE POW2", "activation", fp8rt.TE, fp8rt.POW2, te_pow2),
-    ("VLLM FP32", "activation", fp8rt.VLLM, fp8rt.FP32, vllm),
-    ("VLLM POW2", "activation", fp8rt.VLLM, fp8rt.POW2, vllm_pow2),
+    ("NEMO_RL FP32", "weight", fp8rt.NEMO_RL, fp8rt.FP32, peers.nemo_rl),
+    ("NEMO_RL POW2", "weight", fp8rt.NEMO_RL, fp8rt.POW2, peers.nemo_rl_pow2),
+    ("DEEPGEMM FP32", "weight", fp8rt.DEEPGEMM, fp8rt.FP32, peers.deepgemm),
+    ("DEEPGEMM POW2", "weight", fp8rt.DEEPGEMM, fp8rt.POW2, peers.deepgemm_pow2),
+    ("TE FP32", "weight", fp8rt.TE, fp8rt.FP32, peers.te),
+    ("TE POW2", "weight", fp8rt.TE, fp8rt.POW2, peers.te_pow2),
+    ("TE FP32", "activation", fp8rt.TE, fp8rt.FP32, peers.te),
+    ("TE POW2", "activation", fp8rt.TE, fp8rt.POW2, peers.te_pow2),
+    ("VLLM FP32", "activation", fp8rt.VLLM, fp8rt.FP32, peers.vllm),
+    ("VLLM POW2", "activation", fp8rt.VLLM, fp8rt.POW2, peers.vllm_pow2),
 )
 # How far a row of the table of recipes is shown to be right by what ran here.
 SHOWN = {
