@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -23,16 +24,14 @@ import metrics
 import settings
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path += [str(HERE.parents[1] / "python"), str(HERE.parents[1] / "python/tests")]
+import engines  # noqa: E402
+
+# Functions of engine.py are sent to the workers.
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
-    "VLLM_DEEP_GEMM_WARMUP": "skip",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
 # Kept at the end for scoring what was sampled.
 SCORING_S = 30
@@ -70,20 +69,13 @@ class Study:
         for one in [one for one in self.engines if one.needs_gpu and options.device != "cuda"]:
             print(f"LEFT OUT, needs a GPU: {one.name}", flush=True)
             self.engines.remove(one)
-        self.environment = os.environ | ENVIRONMENT | {"PYTHONPATH": self.installed()}
+        shutil.rmtree(self.folder / "scratch", ignore_errors=True)
+        engines.prepare(options.device, self.folder / "scratch")
+        self.environment = os.environ | ENVIRONMENT
         for kind in ("samples", "scores", "logs"):
             (self.folder / kind).mkdir(parents=True, exist_ok=True)
             for old in (self.folder / kind).iterdir():
                 old.unlink()
-
-    def installed(self) -> str:
-        """Every process finds the plugin by its entry point, as if the wheel of this tree were installed."""
-        package = self.folder / "installed/fp8rt_vllm-0.dist-info"
-        package.mkdir(parents=True, exist_ok=True)
-        (package / "METADATA").write_text("Metadata-Version: 2.1\nName: fp8rt_vllm\nVersion: 0\n")
-        (package / "entry_points.txt").write_text("[vllm.general_plugins]\nfp8rt = fp8rt_vllm.plugin:register\n")
-        paths = [package.parent, HERE.parents[1] / "python", os.environ.get("PYTHONPATH")]
-        return os.pathsep.join(str(path) for path in paths if path)
 
     def train(self) -> None:
         o = self.options

@@ -17,6 +17,7 @@ import traceback
 
 import tomllib
 
+import fp8rt_vllm
 from fp8rt_vllm.worker import WorkerExtension
 
 BLOCK = 128
@@ -123,12 +124,13 @@ def prepare(device: str, scratch: pathlib.Path) -> None:
 def install(folder: pathlib.Path) -> None:
     """Every process finds this file, and the plugin by its entry point: the installed wheel's, or else this tree's."""
     folder.mkdir(parents=True)
-    tests, tree = pathlib.Path(__file__).parents[:2]
+    tests, tree = pathlib.Path(__file__).resolve().parents[:2]
     paths = [folder, tests]
+    if pathlib.Path(fp8rt_vllm.__file__).resolve().is_relative_to(tree):
+        paths.append(tree)
     if not importlib.metadata.entry_points(group="vllm.general_plugins", name="fp8rt"):
         points = tomllib.loads((tree / "pyproject.toml").read_text())["project"]["entry-points"]
         install_points(folder, "fp8rt_vllm", points)
-        paths.append(tree)
     sys.path[:0] = map(str, paths)
     os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -369,7 +371,6 @@ def small_engine(folder: pathlib.Path, **arguments):
 
 def plugin(config: dict = SMALL, **settings) -> dict:
     """Arguments of LLM(...) for the plugin, the environment set, as NeMo-RL's users do."""
-    import fp8rt_vllm
 
     kwargs, environment = fp8rt_vllm.vllm_kwargs({"precision": "fp8"} | settings, config)
     os.environ |= environment

@@ -2,7 +2,6 @@
 vLLM's workers do, and one that is set up otherwise is refused by name, in every rank.
 """
 
-import importlib.metadata
 import os
 import pathlib
 import pickle
@@ -11,28 +10,12 @@ import sys
 import tempfile
 import unittest
 
+import engines
 import ray
-import tomllib
 from ray.cluster_utils import Cluster
 from vllm.ray.ray_env import get_env_vars_to_copy
 
-from fp8rt_vllm import plugin
-
-HERE = pathlib.Path(__file__).resolve().parent
 RANKS = 2
-
-
-def metadata(folder):
-    """What an installed wheel says of itself, where the package is run from its sources: the entry point."""
-    points = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["entry-points"]
-    text = "".join(
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in named.items())
-        for group, named in points.items()
-    )
-    info = pathlib.Path(folder, "fp8rt_vllm-0.dist-info")
-    info.mkdir()
-    (info / "entry_points.txt").write_text(text)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fp8rt-vllm\nVersion: 0\n")
 
 
 @ray.remote(num_cpus=1)
@@ -81,11 +64,7 @@ class TwoNodes(unittest.TestCase):
     def setUpClass(cls):
         folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(folder.cleanup)
-        path = os.environ["PYTHONPATH"]
-        if not importlib.metadata.entry_points(group="vllm.general_plugins", name=plugin.METHOD):
-            metadata(folder.name)
-            path = f"{folder.name}:{path}"
-        os.environ["PYTHONPATH"] = path
+        engines.install(pathlib.Path(folder.name, "installed"))
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         cls.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         cls.addClassCleanup(cls.cluster.shutdown)
