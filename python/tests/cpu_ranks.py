@@ -16,6 +16,7 @@ import tempfile
 import time
 
 import engines
+import scripts
 from engines import ask, plugin
 
 # Seconds that a case may take.
@@ -60,7 +61,7 @@ def run(case: str, folder: pathlib.Path) -> bool:
     if case in ("removed", "filtered"):
         environment |= {"FIRST_WORKER": str(folder / f"first_{case}"), "TREATMENT": case}
     command = [sys.executable, __file__, "--engine", case, str(folder)]
-    failed = engines.run_process(case, command, CASES[case], log, environment)
+    failed = scripts.run_process(case, command, CASES[case], log, environment)
     for line in log.read_text().splitlines():
         if line.startswith(SAID):
             print("   ", line, flush=True)

@@ -23,7 +23,9 @@ import tempfile
 import time
 
 import engines
-from engines import Results, ask
+import scripts
+from engines import ask
+from scripts import Results
 
 VOCABULARY, LAYERS, HEADS = 4096, 3, 16
 COMMON = {key: value for key, value in engines.LARGE.items() if key != "head_dim"} | {
@@ -73,18 +75,18 @@ def main() -> None:
     parser.add_argument("--cache-backend", default="TRITON_ATTN")
     parser.add_argument("--mla-backend")
     parser.add_argument("--experts", type=int, default=0, help="routed experts of the last MLA layer, kept in bf16")
-    engines.add_options(parser)
+    scripts.add_options(parser)
     options = parser.parse_args()
     if options.engine:
-        engines.one_engine(options, {None: run_engine})
-    parts = engines.chosen(parser, "--parts", options.parts, ENGINES)
+        scripts.one_engine(options, {None: run_engine})
+    parts = scripts.chosen(parser, "--parts", options.parts, ENGINES)
     names = [name for part in parts for name in ENGINES[part]]
     if options.device == "cpu":
         os.environ["VLLM_MLA_DISABLE"] = "1"
         names = [name for name in names if name != "mla_stale"]
     with tempfile.TemporaryDirectory() as name:
         engines.prepare(options.device, pathlib.Path(name))
-        results = engines.run_engines(names, pathlib.Path(name), dict.fromkeys(names, LIMIT), options.minutes)
+        results = scripts.run_engines(names, pathlib.Path(name), dict.fromkeys(names, LIMIT), options.minutes)
     comparisons = compare(results, names, options.device)
     if options.out:
         text = json.dumps({"options": vars(options), "results": results, "comparisons": comparisons}, indent=1)

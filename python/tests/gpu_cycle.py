@@ -24,7 +24,8 @@ import time
 from collections.abc import Sequence
 
 import engines
-from engines import Results
+import scripts
+from scripts import Results
 
 ENGINES = ("fresh_1", "fresh_2", "cycle", "ours", "bf16", "stock")
 # Every so many cycles one sleeps at level 2, and every so many one generates.
@@ -50,20 +51,20 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--engines")
     parser.add_argument("--eager", action="store_true")
-    engines.add_options(parser)
+    scripts.add_options(parser)
     options = parser.parse_args()
     if options.engine:
-        engines.one_engine(options, {"write": write, None: run_engine})
+        scripts.one_engine(options, {"write": write, None: run_engine})
     wanted = options.engines or ",".join(ENGINES[: 4 if options.device == "cpu" else None])
-    names = engines.chosen(parser, "--engines", wanted, ENGINES)
+    names = scripts.chosen(parser, "--engines", wanted, ENGINES)
     with tempfile.TemporaryDirectory() as name:
         engines.prepare(options.device, pathlib.Path(name))
-        results = engines.run_engines(["write", *names], pathlib.Path(name), LIMITS, options.minutes)
+        results = scripts.run_engines(["write", *names], pathlib.Path(name), LIMITS, options.minutes)
     failures = compare(results, names)
     if options.out:
         pathlib.Path(options.out).write_text(json.dumps({"results": results, "failures": failures}, indent=1))
     table(results)
-    engines.report("gpu_cycle", failures)
+    scripts.report("gpu_cycle", failures)
 
 
 def config_of(options: argparse.Namespace) -> dict:

@@ -28,7 +28,8 @@ import time
 from unittest import mock
 
 import engines
-from engines import Results
+import scripts
+from scripts import Results
 
 CONFIG = {
     "architectures": ["Qwen3MoeForCausalLM"],
@@ -85,23 +86,23 @@ def main() -> None:
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--ep", action="store_true")
     parser.add_argument("--parts", default=",".join(PARTS))
-    engines.add_options(parser)
+    scripts.add_options(parser)
     options = parser.parse_args()
     if options.engine:
-        engines.one_engine(options, {"write": write_checkpoints, None: run_engine})
-    parts = engines.chosen(parser, "--parts", options.parts, PARTS)
+        scripts.one_engine(options, {"write": write_checkpoints, None: run_engine})
+    parts = scripts.chosen(parser, "--parts", options.parts, PARTS)
     names = ["write", *(name for part in parts for name in PARTS[part])]
     with tempfile.TemporaryDirectory() as name:
         engines.prepare(options.device, pathlib.Path(name))
         # Functions of this file are sent to the workers.
         os.environ |= {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-        results = engines.run_engines(names, pathlib.Path(name), dict.fromkeys(names, LIMIT), options.minutes)
+        results = scripts.run_engines(names, pathlib.Path(name), dict.fromkeys(names, LIMIT), options.minutes)
     failures = compare(results, parts, options.device)
     if options.out:
         shown = {"options": vars(options), "results": results, "failures": failures}
         pathlib.Path(options.out).write_text(json.dumps(shown, indent=1))
     table(results)
-    engines.report("gpu_experts", failures)
+    scripts.report("gpu_experts", failures)
 
 
 def config_of(options: argparse.Namespace) -> dict:

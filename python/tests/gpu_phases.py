@@ -10,7 +10,9 @@ import pathlib
 import time
 
 import engines
-from engines import Results, ask
+import scripts
+from engines import ask
+from scripts import Results
 
 # The fresh start has the weights of this version, and so has the last refit.
 VERSION, OTHER = 2, 1
@@ -206,7 +208,7 @@ def main() -> None:
     parser.add_argument("--tp", type=int, required=True)
     parser.add_argument("--layers", type=int, required=True)
     Phase(parser.parse_args()).run()
-    engines.finish()
+    scripts.finish()
 
 
 if __name__ == "__main__":

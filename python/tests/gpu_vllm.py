@@ -31,6 +31,7 @@ import time
 
 import engines
 import gpu_compare
+import scripts
 
 LIMITS = {"write": 120, "eager": 240, "bf16": 180, "graphs": 240, "stock": 420}
 # A machine without a GPU that runs other things too.
@@ -86,7 +87,7 @@ def start(phase: str, options: argparse.Namespace, scratch: pathlib.Path, out: p
     command = [sys.executable, str(pathlib.Path(__file__).with_name("gpu_phases.py")), phase]
     command += ["--folder", str(scratch), "--device", options.device]
     command += ["--tp", str(options.tp), "--layers", str(options.layers)]
-    failed = engines.run_process(phase, command, limit, out / f"{phase}.log", caches | plugins)
+    failed = scripts.run_process(phase, command, limit, out / f"{phase}.log", caches | plugins)
     result = scratch / f"{phase}.json"
     if result.exists():
         (out / result.name).write_bytes(result.read_bytes())
